@@ -1,0 +1,1 @@
+"""Produces the checkpoints: simulators, the two stages, adapters, evaluation, export."""

@@ -1,0 +1,1 @@
+"""The umit-pacs command line."""

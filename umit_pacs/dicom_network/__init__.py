@@ -1,0 +1,1 @@
+"""DIMSE on the wire; the only user of pynetdicom."""

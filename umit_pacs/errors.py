@@ -1,0 +1,96 @@
+"""Every error the node raises on purpose.
+
+UmitPacsError
+├── RetryLater            the same input may work later
+│   ├── PeerUnavailable
+│   ├── PeerRefused
+│   └── ModelBusy
+├── StudyUnusable         this study never will
+│   ├── InconsistentStudy
+│   ├── NoUsableFrames
+│   ├── PixelBudgetExceeded
+│   ├── UndecodablePixels
+│   └── ResultInvalid
+└── OperatorMustAct       nothing works until someone acts
+    ├── InvalidConfiguration
+    ├── StoreFull
+    ├── CheckpointInvalid
+    └── OutOfAcceleratorMemory
+
+The docstring of a class is its default message. `reason` is a stable word for the catalogue, the metrics and the
+tests; `detail` is for people and never holds patient data.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+
+class UmitPacsError(Exception):
+    """Something in UMIT PACS went wrong."""
+
+    def __init__(self, detail: str = "", *, reason: str | None = None) -> None:
+        self.detail = detail or inspect.cleandoc(type(self).__doc__ or "")
+        self.reason = reason or re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        super().__init__(self.detail)
+
+
+class RetryLater(UmitPacsError):
+    """The same input may work later."""
+
+
+class PeerUnavailable(RetryLater):
+    """The peer does not answer."""
+
+
+class PeerRefused(RetryLater):
+    """The peer answered that it cannot take this now."""
+
+
+class ModelBusy(RetryLater):
+    """The model did not answer within its time limit."""
+
+
+class StudyUnusable(UmitPacsError):
+    """This study cannot be analysed."""
+
+
+class InconsistentStudy(StudyUnusable):
+    """The instances contradict one another, so it is not certain whom they show."""
+
+
+class NoUsableFrames(StudyUnusable):
+    """No frame of the study can be used for the task."""
+
+
+class PixelBudgetExceeded(StudyUnusable):
+    """The header announces more pixels than the budget allows."""
+
+
+class UndecodablePixels(StudyUnusable):
+    """The pixel data cannot be decoded."""
+
+
+class ResultInvalid(StudyUnusable):
+    """A composed object failed its own check and may not leave."""
+
+
+class OperatorMustAct(UmitPacsError):
+    """Nothing works until someone acts."""
+
+
+class InvalidConfiguration(OperatorMustAct):
+    """The configuration is wrong."""
+
+
+class StoreFull(OperatorMustAct):
+    """The store is full or over its watermark."""
+
+
+class CheckpointInvalid(OperatorMustAct):
+    """The checkpoint is missing, incomplete or changed."""
+
+
+class OutOfAcceleratorMemory(OperatorMustAct):
+    """The accelerator's memory does not hold the model and one image."""

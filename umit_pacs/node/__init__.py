@@ -1,0 +1,1 @@
+"""The processes of the node and their supervisor."""

@@ -1,0 +1,1 @@
+"""From stored frames to model pixels, and the exact way back."""

@@ -1,0 +1,1 @@
+"""The rule vocabulary, decide() and the facts it reads."""

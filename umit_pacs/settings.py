@@ -1,0 +1,179 @@
+"""The settings of one node: `node.toml`, then environment variables UMIT_PACS__SECTION__KEY.
+
+Built once by the command line and passed down; no other module reads the environment. Peers and rules are not here: an
+administrator changes them while the node runs, so they live in the catalogue.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from umit_pacs.errors import InvalidConfiguration
+
+AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoreSettings(Section):
+    """Where payload files live."""
+
+    folder: Path = Field(Path("data"), description="Folder of the payload files; relative to node.toml.")
+    catalogue_url: str = Field(
+        "", description="SQLAlchemy URL of the catalogue; empty: SQLite inside the folder. PostgreSQL: postgresql+psycopg://…"
+    )
+    workflow_url: str = Field(
+        "", description="SQLAlchemy URL of the durable-work database; empty: SQLite inside the folder, or the catalogue's server."
+    )
+    minimum_free_bytes: int = Field(2 * 1024**3, ge=0, description="Below this much free space C-STORE answers A700.")
+
+
+class ListenerSettings(Section):
+    """The DICOM listener (C-ECHO and C-STORE SCP, storage commitment events)."""
+
+    ae_title: AETitle = Field("UMIT", description="Our AE title.")
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback until peers are configured.")
+    port: Port = Field(11112, description="TCP port; 0 lets the system choose (tests).")
+    processes: int = Field(1, ge=1, le=32, description="Receiving processes that share the port.")
+    maximum_associations: int = Field(64, ge=1, description="Associations open at once per process.")
+    maximum_associations_per_host: int = Field(16, ge=1, description="Associations open at once from one host.")
+    association_timeout_s: float = Field(10.0, gt=0, description="Time for a connection to send its association request.")
+    network_timeout_s: float = Field(60.0, gt=0, description="Longest silence on an open association.")
+    pdu_timeout_s: float = Field(30.0, gt=0, description="Longest time for one PDU to arrive whole.")
+    maximum_pdu_bytes: int = Field(262144, ge=16384, le=1048576, description="Longest P-DATA-TF PDU that we accept.")
+    maximum_object_bytes: int = Field(4 * 1024**3, ge=1024, description="Longest C-STORE data set that we accept.")
+
+
+class AssembleSettings(Section):
+    """When a study is taken as complete."""
+
+    quiet_period_s: float = Field(10.0, ge=0, description="Complete when nothing came for this long.")
+    maximum_wait_s: float = Field(900.0, gt=0, description="Complete at the latest this long after the first instance.")
+    ask_expected_count: bool = Field(True, description="Ask the sending peer by C-FIND how many instances the study has.")
+
+
+class ModelSettings(Section):
+    """The checkpoint and how it runs."""
+
+    checkpoint: str = Field("umit-demo", description="Name of an installed checkpoint, or a path to its folder.")
+    folder: Path = Field(Path("checkpoints"), description="Folder of installed checkpoints; relative to the store's folder.")
+    quantisation: Literal["auto", "none", "int8", "nf4"] = Field("auto", description="auto: the checkpoint's own, or by device.")
+    device: str = Field("auto", description="auto, cpu or cuda[:N].")
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: as many as there are cores.")
+    answer_timeout_s: float = Field(300.0, gt=0, description="The watchdog ends the worker when one study takes longer.")
+    maximum_batch: int = Field(8, ge=1, description="Orders answered in one batch; halved when memory runs out.")
+    image_pixel_budget: int = Field(64 * 1024**2, ge=1, description="Most pixels of one frame that are decoded.")
+    study_pixel_budget: int = Field(2 * 1024**3, ge=1, description="Most pixels of one study that are decoded.")
+    decode_timeout_s: float = Field(120.0, gt=0, description="Longest time for decoding one series.")
+    decode_memory_bytes: int = Field(4 * 1024**3, ge=256 * 1024**2, description="Address space of the decoding process.")
+
+
+class ComposeSettings(Section):
+    """What the objects say about this installation."""
+
+    institution_name: str = Field("", description="InstitutionName of result objects; empty: the source's.")
+    device_serial_number: str = Field("UMIT-PACS-1", min_length=1, description="DeviceSerialNumber of result objects.")
+    uid_root: str = Field("2.25", description="UID root of result objects; 2.25 derives them from a UUID (PS3.5 B.2).")
+    templates_folder: Path | None = Field(None, description="SR templates instead of the shipped ones.")
+    font: Path | None = Field(None, description="Font file for Chinese text in pictures; empty: look for an installed one.")
+
+
+class DeliverSettings(Section):
+    """Sending results back."""
+
+    first_pause_s: float = Field(2.0, gt=0, description="Pause after the first failed attempt; doubled each time.")
+    longest_pause_s: float = Field(900.0, gt=0, description="The pause grows up to this.")
+    give_up_after_s: float = Field(7 * 86400.0, gt=0, description="A peer that is away this long ends in a dead letter.")
+    connect_timeout_s: float = Field(10.0, gt=0, description="TCP connection and association request.")
+    response_timeout_s: float = Field(60.0, gt=0, description="Longest wait for one DIMSE response.")
+    commitment_timeout_s: float = Field(60.0, gt=0, description="Longest wait for a storage commitment event before asking again.")
+    confirm_attempts: int = Field(5, ge=1, description="How often confirmation is asked before the study fails.")
+
+
+class ServeSettings(Section):
+    """Processes and their supervision."""
+
+    workers: int = Field(1, ge=1, le=64, description="Inference workers; one per accelerator.")
+    shutdown_grace_s: float = Field(20.0, gt=0, description="Time for running associations and studies to end.")
+    restart_pause_s: float = Field(1.0, gt=0, description="Pause before a crashed process is restarted; doubled each time.")
+    longest_restart_pause_s: float = Field(60.0, gt=0, description="The pause grows up to this.")
+    lease_s: float = Field(60.0, gt=1, description="A worker silent for this long loses its work to another.")
+    log_format: Literal["json", "columns"] = Field("columns", description="json for machines, columns for people.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line that is written.")
+
+
+class Settings(BaseSettings):
+    """Everything a node needs to start."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="UMIT_PACS__", env_nested_delimiter="__"
+    )
+
+    store: StoreSettings = StoreSettings()
+    listener: ListenerSettings = ListenerSettings()
+    assemble: AssembleSettings = AssembleSettings()
+    model: ModelSettings = ModelSettings()
+    compose: ComposeSettings = ComposeSettings()
+    deliver: DeliverSettings = DeliverSettings()
+    serve: ServeSettings = ServeSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file (the file's content arrives as init arguments)."""
+        return env_settings, init_settings
+
+    @property
+    def catalogue_url(self) -> str:
+        """SQLAlchemy URL of the catalogue."""
+        return self.store.catalogue_url or f"sqlite:///{self.store.folder / 'catalogue.sqlite'}"
+
+    @property
+    def workflow_url(self) -> str:
+        """SQLAlchemy URL of the database that durable work is recorded in."""
+        if self.store.workflow_url or self.store.catalogue_url:
+            return self.store.workflow_url or self.store.catalogue_url
+        return f"sqlite:///{self.store.folder / 'workflows.sqlite'}"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """Folder of the installed checkpoints."""
+        return self.store.folder / self.model.folder
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Read `path` (defaults when None) and the environment.
+
+    A relative store folder is taken from the file's folder. Raises InvalidConfiguration that names the file and, for
+    each wrong or unknown key, its path and what is wrong with it.
+    """
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as exc:
+            raise InvalidConfiguration(f"{path}: no such file; `umit-pacs init` writes one") from exc
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+            raise InvalidConfiguration(f"{path}: {exc}") from exc
+    try:
+        settings = Settings(**content)
+    except ValidationError as exc:
+        lines = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in exc.errors()]
+        raise InvalidConfiguration(f"{path or 'environment'}: " + "; ".join(lines)) from exc
+    base = path.resolve().parent if path is not None else Path.cwd()
+    store = settings.store.model_copy(update={"folder": (base / settings.store.folder).resolve()})
+    return settings.model_copy(update={"store": store})

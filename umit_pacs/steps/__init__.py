@@ -1,0 +1,1 @@
+"""The study's path, one module per step: receive, assemble, route, prepare, infer, compose, deliver, confirm."""

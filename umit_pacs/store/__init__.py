@@ -1,0 +1,1 @@
+"""The catalogue (tables, named questions and changes) and the payload files."""

@@ -1,0 +1,1 @@
+"""Instruction templates, answers, confidence, checkpoints and engines."""

@@ -1,0 +1,159 @@
+"""What a report says and how it is coded: `sr_templates/*.toml` as typed records.
+
+One file per template. The keys of findings, landmarks and classes are the words that rules, orders, regions, training
+records and reports share.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from umit_pacs.errors import InvalidConfiguration
+from umit_pacs.handoffs import Language
+
+Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+#: text in every language of the node
+Texts = dict[Language, str]
+Presence = Literal["present", "absent", "uncertain"]
+Side = Literal["left", "right", "both", "none"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Coding(Record):
+    """A coded concept (PS3.3 table 8.8-1)."""
+
+    value: str = Field(min_length=1, max_length=16)
+    scheme: Literal["SCT", "DCM", "LN", "RADLEX", "UCUM", "99UMIT"]
+    meaning: str = Field(min_length=1, max_length=64)
+
+
+class FindingTerm(Record):
+    """A finding that the template can state.
+
+    `sentences` holds one sentence per presence and language; `{side}` stands for the side's word where `has_side`.
+    """
+
+    code: Coding
+    site: Coding
+    names: Texts
+    has_side: bool = True
+    is_urgent: bool = False
+    sentences: dict[Presence, Texts]
+    impressions: Texts
+
+
+class LandmarkTerm(Record):
+    code: Coding
+    names: Texts
+
+
+class ClassTerm(Record):
+    """One answer of the template's classification question."""
+
+    code: Coding
+    names: Texts
+
+
+class Classification(Record):
+    question: Texts
+    classes: dict[Key, ClassTerm]
+
+
+class SRTemplate(Record):
+    """One template: when it applies, and everything a report after it may say."""
+
+    key: Key
+    version: str
+    modalities: tuple[str, ...]
+    #: BodyPartExamined values that it fits; empty: any.
+    body_parts: tuple[str, ...] = ()
+    title: Texts
+    procedure: Coding
+    technique: Texts
+    normal_sentence: Texts
+    normal_impression: Texts
+    #: sides as words; there is no word for `none`.
+    sides: dict[Literal["left", "right", "both"], Texts]
+    findings: dict[Key, FindingTerm] = Field(default_factory=dict)
+    landmarks: dict[Key, LandmarkTerm] = Field(default_factory=dict)
+    classification: Classification | None = None
+    #: what this modality can never claim or the model never looks at, listed under "Not assessed".
+    never_assessed: tuple[Texts, ...] = ()
+
+    @model_validator(mode="after")
+    def _every_text_is_in_every_language(self) -> SRTemplate:
+        for path, texts in _walk_texts(self.model_dump(), ""):
+            if missing := [language for language in Language if not texts.get(language)]:
+                raise ValueError(f"{path}: no text in {', '.join(missing)}")
+        return self
+
+    def finding_name(self, key: str, language: Language) -> str:
+        """Name of a finding or landmark; the key itself with blanks when the template does not know it."""
+        term = self.findings.get(key) or self.landmarks.get(key)
+        return term.names[language] if term else key.replace("_", " ")
+
+    def sentence(self, key: str, presence: Presence, side: Side, language: Language) -> str:
+        """The sentence that states `presence` of a finding; without a side the side's word falls away."""
+        return self._with_side(self.findings[key].sentences[presence], side, language)
+
+    def impression(self, key: str, side: Side, language: Language) -> str:
+        """The line that the impression gives a finding that is present."""
+        return self._with_side(self.findings[key].impressions, side, language)
+
+    def _with_side(self, texts: Texts, side: Side, language: Language) -> str:
+        word = "" if side == "none" else self.sides[side][language]
+        return " ".join(texts[language].format(side=word).replace(", .", ".").split())
+
+
+def _walk_texts(node: object, path: str) -> list[tuple[str, dict[str, str]]]:
+    if not isinstance(node, Mapping):
+        return [found for i, item in enumerate(node) for found in _walk_texts(item, f"{path}[{i}]")] if isinstance(node, list | tuple) else []
+    if node and all(key in set(Language) for key in node):
+        return [(path.lstrip("."), dict(node))]
+    return [found for key, item in node.items() for found in _walk_texts(item, f"{path}.{key}")]
+
+
+class TemplateLibrary(Record):
+    templates: tuple[SRTemplate, ...]
+
+    def for_series(self, modality: str, body_part: str) -> SRTemplate:
+        """The first template that names the modality and the body part, else the general one."""
+        for template in self.templates:
+            if modality in template.modalities and (not template.body_parts or body_part in template.body_parts):
+                return template
+        return self.by_key("general")
+
+    def by_key(self, key: str) -> SRTemplate:
+        """Raises KeyError when there is no such template."""
+        return next(template for template in self.templates if template.key == key)
+
+
+@cache
+def load_templates(folder: Path | None = None) -> TemplateLibrary:
+    """Read every `*.toml` of `folder` (the shipped ones when None), sorted by file name, `general` last.
+
+    Raises InvalidConfiguration that names the file, the key and what is wrong.
+    """
+    root = folder if folder is not None else Path(str(resources.files("sr_templates")))
+    templates = []
+    for path in sorted(root.glob("*.toml"), key=lambda path: (path.stem == "general", path.stem)):
+        try:
+            templates.append(SRTemplate(**tomllib.loads(path.read_text(encoding="utf-8"))))
+        except tomllib.TOMLDecodeError as exc:
+            raise InvalidConfiguration(f"{path.name}: {exc}") from exc
+        except ValidationError as exc:
+            lines = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors()]
+            raise InvalidConfiguration(f"{path.name}: " + "; ".join(lines)) from exc
+    if not any(template.key == "general" for template in templates):
+        raise InvalidConfiguration(f"{root}: no general.toml, the template for everything else")
+    return TemplateLibrary(templates=tuple(templates))

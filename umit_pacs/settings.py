@@ -28,10 +28,12 @@ class StoreSettings(Section):
 
     folder: Path = Field(Path("data"), description="Folder of the payload files; relative to node.toml.")
     catalogue_url: str = Field(
-        "", description="SQLAlchemy URL of the catalogue; empty: SQLite inside the folder. PostgreSQL: postgresql+psycopg://…"
+        "",
+        description="SQLAlchemy URL of the catalogue; empty: SQLite inside the folder. PostgreSQL: postgresql+psycopg://…",
     )
     workflow_url: str = Field(
-        "", description="SQLAlchemy URL of the durable-work database; empty: SQLite inside the folder, or the catalogue's server."
+        "",
+        description="SQLAlchemy URL of the durable-work database; empty: SQLite inside the folder, or the catalogue's server.",
     )
     minimum_free_bytes: int = Field(2 * 1024**3, ge=0, description="Below this much free space C-STORE answers A700.")
 
@@ -45,7 +47,9 @@ class ListenerSettings(Section):
     processes: int = Field(1, ge=1, le=32, description="Receiving processes that share the port.")
     maximum_associations: int = Field(64, ge=1, description="Associations open at once per process.")
     maximum_associations_per_host: int = Field(16, ge=1, description="Associations open at once from one host.")
-    association_timeout_s: float = Field(10.0, gt=0, description="Time for a connection to send its association request.")
+    association_timeout_s: float = Field(
+        10.0, gt=0, description="Time for a connection to send its association request."
+    )
     network_timeout_s: float = Field(60.0, gt=0, description="Longest silence on an open association.")
     pdu_timeout_s: float = Field(30.0, gt=0, description="Longest time for one PDU to arrive whole.")
     maximum_pdu_bytes: int = Field(262144, ge=16384, le=1048576, description="Longest P-DATA-TF PDU that we accept.")
@@ -57,23 +61,33 @@ class AssembleSettings(Section):
 
     quiet_period_s: float = Field(10.0, ge=0, description="Complete when nothing came for this long.")
     maximum_wait_s: float = Field(900.0, gt=0, description="Complete at the latest this long after the first instance.")
-    ask_expected_count: bool = Field(True, description="Ask the sending peer by C-FIND how many instances the study has.")
+    ask_expected_count: bool = Field(
+        True, description="Ask the sending peer by C-FIND how many instances the study has."
+    )
 
 
 class ModelSettings(Section):
     """The checkpoint and how it runs."""
 
     checkpoint: str = Field("umit-demo", description="Name of an installed checkpoint, or a path to its folder.")
-    folder: Path = Field(Path("checkpoints"), description="Folder of installed checkpoints; relative to the store's folder.")
-    quantisation: Literal["auto", "none", "int8", "nf4"] = Field("auto", description="auto: the checkpoint's own, or by device.")
+    folder: Path = Field(
+        Path("checkpoints"), description="Folder of installed checkpoints; relative to the store's folder."
+    )
+    quantisation: Literal["auto", "none", "int8", "nf4"] = Field(
+        "auto", description="auto: the checkpoint's own, or by device."
+    )
     device: str = Field("auto", description="auto, cpu or cuda[:N].")
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: as many as there are cores.")
-    answer_timeout_s: float = Field(300.0, gt=0, description="The watchdog ends the worker when one study takes longer.")
+    answer_timeout_s: float = Field(
+        300.0, gt=0, description="The watchdog ends the worker when one study takes longer."
+    )
     maximum_batch: int = Field(8, ge=1, description="Orders answered in one batch; halved when memory runs out.")
     image_pixel_budget: int = Field(64 * 1024**2, ge=1, description="Most pixels of one frame that are decoded.")
     study_pixel_budget: int = Field(2 * 1024**3, ge=1, description="Most pixels of one study that are decoded.")
     decode_timeout_s: float = Field(120.0, gt=0, description="Longest time for decoding one series.")
-    decode_memory_bytes: int = Field(4 * 1024**3, ge=256 * 1024**2, description="Address space of the decoding process.")
+    decode_memory_bytes: int = Field(
+        4 * 1024**3, ge=256 * 1024**2, description="Address space of the decoding process."
+    )
 
 
 class ComposeSettings(Section):
@@ -83,7 +97,9 @@ class ComposeSettings(Section):
     device_serial_number: str = Field("UMIT-PACS-1", min_length=1, description="DeviceSerialNumber of result objects.")
     uid_root: str = Field("2.25", description="UID root of result objects; 2.25 derives them from a UUID (PS3.5 B.2).")
     templates_folder: Path | None = Field(None, description="SR templates instead of the shipped ones.")
-    font: Path | None = Field(None, description="Font file for Chinese text in pictures; empty: look for an installed one.")
+    font: Path | None = Field(
+        None, description="Font file for Chinese text in pictures; empty: look for an installed one."
+    )
 
 
 class DeliverSettings(Section):
@@ -91,10 +107,14 @@ class DeliverSettings(Section):
 
     first_pause_s: float = Field(2.0, gt=0, description="Pause after the first failed attempt; doubled each time.")
     longest_pause_s: float = Field(900.0, gt=0, description="The pause grows up to this.")
-    give_up_after_s: float = Field(7 * 86400.0, gt=0, description="A peer that is away this long ends in a dead letter.")
+    give_up_after_s: float = Field(
+        7 * 86400.0, gt=0, description="A peer that is away this long ends in a dead letter."
+    )
     connect_timeout_s: float = Field(10.0, gt=0, description="TCP connection and association request.")
     response_timeout_s: float = Field(60.0, gt=0, description="Longest wait for one DIMSE response.")
-    commitment_timeout_s: float = Field(60.0, gt=0, description="Longest wait for a storage commitment event before asking again.")
+    commitment_timeout_s: float = Field(
+        60.0, gt=0, description="Longest wait for a storage commitment event before asking again."
+    )
     confirm_attempts: int = Field(5, ge=1, description="How often confirmation is asked before the study fails.")
 
 
@@ -103,19 +123,21 @@ class ServeSettings(Section):
 
     workers: int = Field(1, ge=1, le=64, description="Inference workers; one per accelerator.")
     shutdown_grace_s: float = Field(20.0, gt=0, description="Time for running associations and studies to end.")
-    restart_pause_s: float = Field(1.0, gt=0, description="Pause before a crashed process is restarted; doubled each time.")
+    restart_pause_s: float = Field(
+        1.0, gt=0, description="Pause before a crashed process is restarted; doubled each time."
+    )
     longest_restart_pause_s: float = Field(60.0, gt=0, description="The pause grows up to this.")
     lease_s: float = Field(60.0, gt=1, description="A worker silent for this long loses its work to another.")
     log_format: Literal["json", "columns"] = Field("columns", description="json for machines, columns for people.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line that is written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe line that is written."
+    )
 
 
 class Settings(BaseSettings):
     """Everything a node needs to start."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="UMIT_PACS__", env_nested_delimiter="__"
-    )
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="UMIT_PACS__", env_nested_delimiter="__")
 
     store: StoreSettings = StoreSettings()
     listener: ListenerSettings = ListenerSettings()

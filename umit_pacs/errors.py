@@ -4,7 +4,10 @@ UmitPacsError
 ├── RetryLater            the same input may work later
 │   ├── PeerUnavailable
 │   ├── PeerRefused
-│   └── ModelBusy
+│   ├── ModelBusy
+│   ├── CatalogueBusy
+│   ├── CatalogueUnavailable
+│   └── LeaseLost
 ├── StudyUnusable         this study never will
 │   ├── InconsistentStudy
 │   ├── NoUsableFrames
@@ -14,6 +17,8 @@ UmitPacsError
 └── OperatorMustAct       nothing works until someone acts
     ├── InvalidConfiguration
     ├── StoreFull
+    ├── CatalogueDamaged
+    ├── StoreFailed
     ├── CheckpointInvalid
     └── OutOfAcceleratorMemory
 
@@ -52,6 +57,18 @@ class ModelBusy(RetryLater):
     """The model did not answer within its time limit."""
 
 
+class CatalogueBusy(RetryLater):
+    """Another process kept the catalogue locked for too long."""
+
+
+class CatalogueUnavailable(RetryLater):
+    """The catalogue's server does not answer."""
+
+
+class LeaseLost(RetryLater):
+    """Another worker holds this input set, or this worker was silent for too long."""
+
+
 class StudyUnusable(UmitPacsError):
     """This study cannot be analysed."""
 
@@ -86,6 +103,14 @@ class InvalidConfiguration(OperatorMustAct):
 
 class StoreFull(OperatorMustAct):
     """The store is full or over its watermark."""
+
+
+class StoreFailed(OperatorMustAct):
+    """The store cannot be written, or a flush failed and nothing can be vouched for until the process is restarted."""
+
+
+class CatalogueDamaged(OperatorMustAct):
+    """The catalogue's file cannot be read or written."""
 
 
 class CheckpointInvalid(OperatorMustAct):

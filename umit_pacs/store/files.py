@@ -1,0 +1,316 @@
+"""Payload files: written once, durable before anyone is told, never overwritten, never outside the store's folder.
+
+A file comes into being in three moves that survive a power cut at any point:
+
+1. it is written below `incoming/` and flushed, together with its name there;
+2. it gets its final name by a hard link, which fails when the name is taken, and the final folder is flushed;
+3. when the catalogue holds its row, the name below `incoming/` goes away.
+
+So after a crash the names left below `incoming/` tell exactly what to look at: with one link, an unfinished file that
+nobody was told about; with two, a finished file whose row may be missing. Nothing else has to be searched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from umit_pacs.errors import StoreFailed, StoreFull
+
+log = logging.getLogger(__name__)
+
+#: PS3.5 9.1: components without leading zeros, 64 characters at most.
+_UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*", re.ASCII)
+_MAXIMUM_UID_LENGTH = 64
+_OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_valid_uid(text: str) -> bool:
+    """Tell whether `text` is a UID by PS3.5 9.1, and so safe as a part of a path."""
+    return len(text) <= _MAXIMUM_UID_LENGTH and _UID.fullmatch(text) is not None
+
+
+def instance_path(study_instance_uid: str, sop_instance_uid: str) -> str:
+    """Where an instance lives below the store's folder.
+
+    The first folder, two hex digits of a hash, keeps the listing of `instances/` short.
+    Raises ValueError unless both are UIDs by PS3.5 9.1.
+    """
+    for uid in (study_instance_uid, sop_instance_uid):
+        if not is_valid_uid(uid):
+            raise ValueError("not a UID by PS3.5 9.1")
+    spread = hashlib.sha256(study_instance_uid.encode("ascii")).hexdigest()[:2]
+    return f"instances/{spread}/{study_instance_uid}/{sop_instance_uid}.dcm"
+
+
+class PayloadFiles:
+    """The folder tree of payload files below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self._lock = threading.Lock()
+        self._own_incoming: Path | None = None
+        self._owner_descriptor: int | None = None
+        self._failure = ""
+
+    @property
+    def instances_folder(self) -> Path:
+        return self.root / "instances"
+
+    @property
+    def results_folder(self) -> Path:
+        return self.root / "results"
+
+    @property
+    def quarantine_folder(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
+    def incoming_folder(self) -> Path:
+        return self.root / "incoming"
+
+    @property
+    def failure(self) -> str:
+        """Why the store refuses to write until restart; empty while it works."""
+        return self._failure
+
+    def path(self, relative_path: str) -> Path:
+        """The absolute path of a file below the root, links resolved.
+
+        Raises ValueError when it would leave the root.
+        """
+        parts = PurePosixPath(relative_path)
+        is_strange = "\\" in relative_path or "\0" in relative_path
+        if not parts.parts or is_strange or parts.is_absolute() or ".." in parts.parts:
+            raise ValueError("the path leaves the store's folder")
+        path = (self.root / parts).resolve()
+        if not path.is_relative_to(self.root):
+            raise ValueError("the path leaves the store's folder")
+        return path
+
+    def free_bytes(self) -> int:
+        """Bytes that an ordinary user may still write."""
+        try:
+            figures = os.statvfs(self.root)
+        except FileNotFoundError:
+            self.root.mkdir(parents=True, exist_ok=True)
+            figures = os.statvfs(self.root)
+        return figures.f_bavail * figures.f_frsize
+
+    def write_durably(self, relative_path: str, chunks: Iterable[bytes]) -> tuple[str, int]:
+        """Write one file; returns (hex SHA-256, size in bytes) once it would survive a power cut.
+
+        The same bytes again change nothing. Raises FileExistsError when the path holds other bytes, StoreFull, or
+        StoreFailed.
+        """
+        target = self.path(relative_path)
+        digest = hashlib.sha256()
+        with self.open_incoming(suffix=".once") as incoming:
+            for chunk in chunks:
+                incoming.write(chunk)
+                digest.update(chunk)
+            incoming.make_durable()
+            is_new = incoming.keep_as(relative_path)
+            size_bytes = incoming.size_bytes
+        if not is_new and file_sha256(target) != digest.hexdigest():
+            raise FileExistsError(errno.EEXIST, "the path holds other bytes", relative_path)
+        return digest.hexdigest(), size_bytes
+
+    def open_incoming(self, *, suffix: str = ".part") -> IncomingFile:
+        """A new file below `incoming/`. Raises StoreFull or StoreFailed."""
+        with self.translated_errors():
+            path = self._own_folder() / f"{secrets.token_hex(12)}{suffix}"
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        return IncomingFile(self, path, descriptor)
+
+    def leftovers(self) -> Iterator[Path]:
+        """Finished files below `incoming/` that writers left which no longer run; their rows may be missing.
+
+        Each has a second name elsewhere in the store; the caller makes sure of the row and then removes this one.
+        Unfinished files, which nobody was told about, are removed on the way.
+        """
+        if not self.incoming_folder.is_dir():
+            return
+        with _locked(self.incoming_folder / "lock", wait=True):
+            for folder in sorted(path for path in self.incoming_folder.iterdir() if path.is_dir()):
+                with _locked(folder / "owner", wait=False) as is_abandoned:
+                    if is_abandoned:
+                        yield from _finished_files(folder)
+                if is_abandoned:
+                    _remove_if_empty(folder)
+
+    @contextlib.contextmanager
+    def translated_errors(self, *, is_flush: bool = False) -> Iterator[None]:
+        """Turn the operating system's errors into StoreFull and StoreFailed.
+
+        A failed flush is final: the kernel may have dropped the pages and will report success the next time, so nothing
+        written since can be vouched for and the store refuses everything until the process is restarted.
+        """
+        if self._failure:
+            raise StoreFailed(self._failure)
+        try:
+            yield
+        except FileExistsError:
+            raise
+        except OSError as exc:
+            if exc.errno in _OUT_OF_SPACE:
+                raise StoreFull from exc
+            if is_flush or exc.errno == errno.EIO:
+                self._failure = f"a write or flush failed: {exc.strerror}"
+                log.critical("store_failed", extra={"detail": self._failure})
+            raise StoreFailed(f"the store cannot be written: {exc.strerror}") from exc
+
+    def _own_folder(self) -> Path:
+        """This process's folder below `incoming/`, marked as owned by a lock that ends with the process."""
+        with self._lock:
+            if self._own_incoming is None:
+                make_folder_durably(self.incoming_folder)
+                with _locked(self.incoming_folder / "lock", wait=True):
+                    folder = self.incoming_folder / f"{os.getpid()}-{secrets.token_hex(4)}"
+                    make_folder_durably(folder)
+                    self._owner_descriptor = os.open(folder / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+                    fcntl.flock(self._owner_descriptor, fcntl.LOCK_EX)
+                self._own_incoming = folder
+            return self._own_incoming
+
+
+class IncomingFile:
+    """One file on its way into the store; as a context it loses its name below `incoming/` at the end."""
+
+    def __init__(self, files: PayloadFiles, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.size_bytes = 0
+        self._files = files
+        self._descriptor = descriptor
+
+    def __enter__(self) -> IncomingFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Append; raises StoreFull or StoreFailed."""
+        view = memoryview(content)
+        with self._files.translated_errors():
+            while view:
+                written = os.write(self._descriptor, view)
+                self.size_bytes += written
+                view = view[written:]
+
+    def read_head(self, size_bytes: int, *, offset: int = 0) -> bytes:
+        """Up to `size_bytes` of what was written, from `offset`."""
+        return os.pread(self._descriptor, size_bytes, offset)
+
+    def make_durable(self) -> None:
+        """Flush the bytes and the name below `incoming/`; raises StoreFailed, after which the store is shut."""
+        with self._files.translated_errors(is_flush=True):
+            os.fsync(self._descriptor)
+        self._flush_folder(self.path.parent)
+
+    def keep_as(self, relative_path: str) -> bool:
+        """Give the file its final name, durably; False when the name is taken (nothing changes then)."""
+        target = self._files.path(relative_path)
+        with self._files.translated_errors():
+            try:
+                os.link(self.path, target)
+            except FileNotFoundError:
+                make_folder_durably(target.parent)
+                is_new = _link_unless_taken(self.path, target)
+            except FileExistsError:
+                is_new = False
+            else:
+                is_new = True
+        # Also when the name was taken: another writer may have linked it a moment ago and not flushed it yet.
+        self._flush_folder(target.parent)
+        return is_new
+
+    def close(self) -> None:
+        """Close the file and leave its name below `incoming/` for whoever makes sure of the row."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def discard(self) -> None:
+        """Close the file and remove its name below `incoming/`."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _flush_folder(self, folder: Path) -> None:
+        with self._files.translated_errors(is_flush=True):
+            flush_folder(folder)
+
+
+def flush_folder(folder: Path) -> None:
+    """fsync a folder, so that the names in it are durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder_durably(folder: Path) -> None:
+    """Create `folder` and its parents; the name of each new one is flushed."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(mode=0o750, exist_ok=True)
+    # The folders that got a new entry. When another writer made one a moment ago, its entry is flushed here too.
+    for parent in {path.parent for path in missing} | {folder}:
+        flush_folder(parent)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _link_unless_taken(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _finished_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".part" and path.stat().st_nlink > 1:
+            yield path
+        elif path.name != "owner":
+            path.unlink(missing_ok=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove the folder of a writer that is gone, unless a row is still missing."""
+    if all(path.name == "owner" for path in folder.iterdir()):
+        (folder / "owner").unlink(missing_ok=True)
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock of `path`; yields False when it is held elsewhere and `wait` is not wanted."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)

@@ -127,6 +127,8 @@ class TaskOrder:
     question: str = ""
     #: closed answers in order (VQA, CLASSIFICATION); () for an open question.
     options: tuple[str, ...] = ()
+    #: key of the SR template that the series is read with.
+    template: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +141,8 @@ class ConditionReason:
     is_met: bool
     #: what the study had, or "absent".
     found: str
+    #: 0: a condition of the rule itself; n: one inside n groups (`any of`, `all of`), after its group's line.
+    depth: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +173,10 @@ class RoutingDecision:
     language: Language = Language.ENGLISH
     #: name of the checkpoint, or "" for the configured default.
     checkpoint: str = ""
+    #: what the rule asks for and this study's templates do not know, in words.
+    remarks: tuple[str, ...] = ()
+    #: the facts the rules were asked about, as JSON text, so that other rules can be tried after the files are gone.
+    facts_text: str = ""
 
 
 # --- prepare -----------------------------------------------------------------------------------------------------

@@ -107,28 +107,34 @@ def instruction(order: TaskOrder, template: SRTemplate, *, modality: str) -> str
     """
     order = complete_order(order, template)
     language = order.language
+    target = _without_marks(template.finding_name(order.target, language))
     match order.task:
         case Task.REPORT:
             return _report_templates(template, modality)[language]
         case Task.DETECTION:
-            return DETECTION[language].format(target=template.finding_name(order.target, language))
+            return DETECTION[language].format(target=target)
         case Task.DETECTION_3D:
-            return DETECTION_3D[language].format(target=template.finding_name(order.target, language))
+            return DETECTION_3D[language].format(target=target)
         case Task.LANDMARK:
-            return LANDMARK[language].format(target=template.finding_name(order.target, language))
+            return LANDMARK[language].format(target=target)
         case Task.VQA if not order.options:
-            return VQA_OPEN[language].format(question=order.question)
+            return VQA_OPEN[language].format(question=_without_marks(order.question))
         case Task.VQA:
             text = VQA_CLOSED[language]
         case Task.CLASSIFICATION:
             text = CLASSIFICATION[language]
     options = [
-        numbered_option(index, option, order.task, language)
+        numbered_option(index, _without_marks(option), order.task, language)
         for index, option in enumerate(option_texts(order, template))
     ]
     # The published Chinese template has a blank after the line break, the English one has none.
     separator = "\n " if language is CHINESE else "\n"
-    return text.format(options=separator.join(options), question=order.question)
+    return text.format(options=separator.join(options), question=_without_marks(order.question))
+
+
+def _without_marks(text: str) -> str:
+    # A question is text; `<|image_pad|>` in it would otherwise become an image without pixels.
+    return text.replace("<|", "< |")
 
 
 def _report_templates(template: SRTemplate, modality: str) -> dict[Language, str]:

@@ -273,6 +273,22 @@ class Abstention:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReportStatement:
+    """One sentence of a report that is the template's own, read back."""
+
+    #: finding key of the SR template.
+    finding: str
+    #: present, absent or uncertain.
+    presence: str
+    #: left, right, both or none.
+    side: str
+    #: as it stands in the report.
+    sentence: str
+    #: calibrated probability in 0..1, None where it is not known.
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TaskResult:
     """The model's answer to one order. Exactly one of `abstention` and an answer is given."""
 
@@ -290,6 +306,12 @@ class TaskResult:
     confidence: float | None = None
     #: frames that the model was shown for this order.
     frames: tuple[FrameReference, ...] = ()
+    #: DETECTION*: present, absent or uncertain by the checkpoint's thresholds; "" for the others.
+    presence: str = ""
+    #: REPORT: the template's own sentences in `text`; what is not among them is free text.
+    statements: tuple[ReportStatement, ...] = ()
+    #: what was mended when the answer was read: corners_swapped, clipped, cut_off.
+    repairs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """What a report says and how it is coded: `sr_templates/*.toml` as typed records.
 
 One file per template. The keys of findings, landmarks and classes are the words that rules, orders, regions, training
-records and reports share.
+records and reports share. The words that every draft has, whatever the template, stand in `sr_templates/phrases/`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ class FindingTerm(Record):
 
 
 class LandmarkTerm(Record):
+    """A landmark; `side` where the code alone does not say which of two it is."""
+
     code: Coding
     names: Texts
+    side: Side = "none"
 
 
 class ClassTerm(Record):
@@ -87,6 +90,8 @@ class SRTemplate(Record):
     findings: dict[Key, FindingTerm] = Field(default_factory=dict)
     landmarks: dict[Key, LandmarkTerm] = Field(default_factory=dict)
     classification: Classification | None = None
+    #: a structured answer with less confidence is stated as possible only.
+    certain_from: float = Field(0.7, ge=0.0, le=1.0)
     #: what this modality can never claim or the model never looks at, listed under "Not assessed".
     never_assessed: tuple[Texts, ...] = ()
 
@@ -117,7 +122,11 @@ class SRTemplate(Record):
 
 def _walk_texts(node: object, path: str) -> list[tuple[str, dict[str, str]]]:
     if not isinstance(node, Mapping):
-        return [found for i, item in enumerate(node) for found in _walk_texts(item, f"{path}[{i}]")] if isinstance(node, list | tuple) else []
+        return (
+            [found for i, item in enumerate(node) for found in _walk_texts(item, f"{path}[{i}]")]
+            if isinstance(node, list | tuple)
+            else []
+        )
     if node and all(key in set(Language) for key in node):
         return [(path.lstrip("."), dict(node))]
     return [found for key, item in node.items() for found in _walk_texts(item, f"{path}.{key}")]
@@ -157,3 +166,45 @@ def load_templates(folder: Path | None = None) -> TemplateLibrary:
     if not any(template.key == "general" for template in templates):
         raise InvalidConfiguration(f"{root}: no general.toml, the template for everything else")
     return TemplateLibrary(templates=tuple(templates))
+
+
+class Phrases(Record):
+    """The fixed words of drafts: texts by key, `group.name` for those in a group."""
+
+    texts: dict[str, Texts]
+
+    def in_language(self, language: Language) -> Words:
+        return Words(self, language)
+
+
+class Words:
+    """The fixed words of drafts in one language."""
+
+    def __init__(self, phrases: Phrases, language: Language) -> None:
+        self._texts = phrases.texts
+        self.language = language
+
+    def __call__(self, key: str, **values: object) -> str:
+        """The text of `key` with {name} filled in. Raises KeyError when there is no such key."""
+        return self._texts[key][self.language].format(**values)
+
+    def reason(self, reason: str, detail: str = "") -> str:
+        """A reason in words, with its detail; a reason without an entry is shown with blanks."""
+        known = self._texts.get(f"reasons.{reason}")
+        text = known[self.language] if known else reason.replace("_", " ")
+        return self("not_assessed.reason_detail", reason=text, detail=detail) if detail else text
+
+    def percent(self, share: float) -> str:
+        """A share of 0..1 as a whole percentage, never rounded up to certainty or down to impossibility."""
+        return f"{min(max(round(share * 100), 1), 99)} %"
+
+
+@cache
+def load_phrases() -> Phrases:
+    """The shipped phrases. Raises InvalidConfiguration when a text lacks a language."""
+    path = Path(str(resources.files("sr_templates"))) / "phrases" / "draft.toml"
+    texts = dict(_walk_texts(tomllib.loads(path.read_text(encoding="utf-8")), ""))
+    for key, translations in texts.items():
+        if missing := [language for language in Language if not translations.get(language)]:
+            raise InvalidConfiguration(f"{path.name}: {key}: no text in {', '.join(missing)}")
+    return Phrases(texts={key: {Language(code): text for code, text in found.items()} for key, found in texts.items()})

@@ -1,0 +1,102 @@
+"""The draft as every object tells it: sections of lines, and the marked regions.
+
+Text SR, secondary capture, the JSON of `umit-pacs analyse` and the demo's table all read these records, so they cannot
+tell different stories.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from umit_pacs.handoffs import FrameReference, Language, Region
+from umit_pacs.vocabulary import Coding, Side
+
+
+class LineOrigin(enum.StrEnum):
+    """Where a line comes from."""
+
+    #: fixed words, settings and headers.
+    FIXED = "fixed"
+    #: a sentence of the model's report or open answer, word for word.
+    MODEL_TEXT = "model_text"
+    #: a structured answer of the model in the template's words.
+    STRUCTURED = "structured"
+    #: two answers of the model that cannot both be true.
+    CONTRADICTION = "contradiction"
+    #: a heading within a section.
+    HEADING = "heading"
+
+
+class SectionKind(enum.StrEnum):
+    """The sections, in the order in which every draft has them."""
+
+    STATUS = "status"
+    TECHNIQUE = "technique"
+    COMPARISON = "comparison"
+    FINDINGS = "findings"
+    IMPRESSION = "impression"
+    NOT_ASSESSED = "not_assessed"
+    IDENTITY = "identity"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DraftLine:
+    """One checkable claim and the frames it rests on."""
+
+    text: str
+    origin: LineOrigin = LineOrigin.FIXED
+    frames: tuple[FrameReference, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DraftSection:
+    kind: SectionKind
+    heading: str
+    lines: tuple[DraftLine, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Marking:
+    """A region of the model with its number in the draft."""
+
+    #: 1-based, the same in text, measurement object and pictures.
+    number: int
+    #: name of the finding or landmark in the draft's language.
+    name: str
+    region: Region
+    #: the frame it is drawn on: its own, or the one through the middle of a box in a volume.
+    key_frame: FrameReference
+    side: Side
+    finding: Coding
+    site: Coding
+    is_landmark: bool
+    #: the confidence shown with it, 0..1.
+    confidence: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """The whole draft; its first section starts with the banner."""
+
+    language: Language
+    banner: str
+    title: str
+    procedure: Coding
+    sections: tuple[DraftSection, ...]
+    markings: tuple[Marking, ...]
+    #: every frame that the model was shown, in order, each once.
+    frames: tuple[FrameReference, ...]
+    #: the frames with markings, else one that stands for the rest.
+    key_frames: tuple[FrameReference, ...]
+
+    def section(self, kind: SectionKind) -> DraftSection:
+        return next(section for section in self.sections if section.kind is kind)
+
+    def as_text(self) -> str:
+        """The draft as plain text, the banner first."""
+        parts = []
+        for section in self.sections:
+            lines = [line.text for line in section.lines]
+            parts.append("\n".join(lines if section.kind is SectionKind.STATUS else [section.heading.upper(), *lines]))
+        return "\n\n".join(parts) + "\n"

@@ -1,0 +1,91 @@
+"""What result objects say about the images they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydicom.dataset import Dataset
+
+from umit_pacs.handoffs import FrameReference, InstanceUID, SeriesUID
+
+#: cosine above which an image's rows count as running from side to side
+_SIDEWAYS = 0.7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSeries:
+    """One series of the study, as its headers describe it; "" where they say nothing."""
+
+    series_instance_uid: SeriesUID
+    modality: str = ""
+    body_part: str = ""
+    number: str = ""
+    description: str = ""
+    #: +1: the patient's left lies towards higher x of the images, -1: towards lower x, 0: unknown or neither.
+    left_direction: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceStudy:
+    """The study that results belong to."""
+
+    study_instance_uid: str
+    #: the header that patient and study attributes are copied from.
+    header: Dataset
+    series: Mapping[SeriesUID, SourceSeries]
+    #: Instance Number by instance, of the instances that the draft names.
+    image_numbers: Mapping[InstanceUID, str]
+    #: when the last image arrived; the date and time of every object, so that it is the same when composed again.
+    composed_at: datetime
+
+    def series_of(self, uid: SeriesUID) -> SourceSeries:
+        """The series, or an empty description when no header of it could be read."""
+        return self.series.get(uid, SourceSeries(series_instance_uid=uid))
+
+    def image_number(self, frame: FrameReference) -> str:
+        return self.image_numbers.get(frame.sop_instance_uid, "") or "?"
+
+
+def describe_series(uid: SeriesUID, header: Dataset) -> SourceSeries:
+    """Read what the draft needs from the header of one instance of the series."""
+    return SourceSeries(
+        series_instance_uid=uid,
+        modality=header_text(header, "Modality").upper(),
+        body_part=header_text(header, "BodyPartExamined").upper(),
+        number=header_text(header, "SeriesNumber"),
+        description=header_text(header, "SeriesDescription"),
+        left_direction=_left_direction(header),
+    )
+
+
+def header_text(header: Dataset, keyword: str) -> str:
+    """An attribute as stripped text; "" when absent, empty or malformed."""
+    try:
+        found = header.get(keyword)
+    except (ValueError, TypeError, NotImplementedError):
+        return ""
+    return "" if found is None else str(found).strip()
+
+
+def _left_direction(header: Dataset) -> int:
+    """From Image Orientation (Patient) where there is one (PS3.3 C.7.6.2.1.1), else from Patient Orientation."""
+    cosines = _values(header, "ImageOrientationPatient")
+    if len(cosines) == 6:
+        try:
+            along_row = float(cosines[0])
+        except ValueError:
+            return 0
+        return (along_row > _SIDEWAYS) - (along_row < -_SIDEWAYS)
+    words = _values(header, "PatientOrientation")
+    along_row_word = words[0].upper() if len(words) == 2 else ""
+    return along_row_word.startswith("L") - along_row_word.startswith("R")
+
+
+def _values(header: Dataset, keyword: str) -> list[str]:
+    found = header.get(keyword)
+    if found is None or found == "":
+        return []
+    several = found if isinstance(found, Iterable) and not isinstance(found, str) else [found]
+    return [str(value).strip() for value in several]

@@ -1,0 +1,1 @@
+"""Alembic's migrations of the catalogue; `umit_pacs.store.database.migrate` runs them."""

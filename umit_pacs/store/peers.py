@@ -1,0 +1,88 @@
+"""The DICOM application entities that the node knows; an administrator changes them while it runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select
+
+from umit_pacs.store.database import Catalogue, upsert
+from umit_pacs.store.tables import PeerRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peer:
+    """A DICOM application entity, and what it may and can do."""
+
+    #: our name for it, as rules write it.
+    name: str
+    ae_title: str
+    host: str
+    port: int
+    may_send: bool = True
+    receives_results: bool = False
+    #: answers C-FIND.
+    answers_query: bool = False
+    #: answers storage commitment.
+    answers_commitment: bool = False
+    #: addresses that it may call from; () stands for `host`.
+    addresses: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or not 1 <= len(self.ae_title) <= 16 or not self.host or not 0 <= self.port <= 65535:
+            raise ValueError(f"peer {self.name!r}: a name, an AE title of 1 to 16 characters, a host and a port")
+
+    @property
+    def allowed_addresses(self) -> tuple[str, ...]:
+        """Where its associations may come from."""
+        return self.addresses or (self.host,)
+
+
+def peers(catalogue: Catalogue) -> tuple[Peer, ...]:
+    """Every peer by name."""
+    with catalogue.reading() as session:
+        return tuple(_peer(row) for row in session.scalars(select(PeerRow).order_by(PeerRow.name)))
+
+
+def peer(catalogue: Catalogue, name: str) -> Peer | None:
+    """The peer of this name."""
+    with catalogue.reading() as session:
+        row = session.get(PeerRow, name)
+        return None if row is None else _peer(row)
+
+
+def peers_with_ae_title(catalogue: Catalogue, ae_title: str) -> tuple[Peer, ...]:
+    """The peers with this AE title: usually one, more where stations share a title."""
+    with catalogue.reading() as session:
+        rows = session.scalars(select(PeerRow).where(PeerRow.ae_title == ae_title).order_by(PeerRow.name))
+        return tuple(_peer(row) for row in rows)
+
+
+def add_peer(catalogue: Catalogue, added: Peer) -> None:
+    """Add a peer, or change the one of this name."""
+    row = {name: getattr(added, name) for name in Peer.__dataclass_fields__}
+    row["addresses"] = json.dumps(added.addresses)
+    with catalogue.writing() as session:
+        upsert(session, PeerRow, row, key=["name"])
+
+
+def remove_peer(catalogue: Catalogue, name: str) -> bool:
+    """Remove the peer of this name; returns False when there is none. Its deliveries stay in the history."""
+    with catalogue.writing() as session:
+        removed = session.scalar(delete(PeerRow).where(PeerRow.name == name).returning(PeerRow.name))
+    return removed is not None
+
+
+def _peer(row: PeerRow) -> Peer:
+    return Peer(
+        name=row.name,
+        ae_title=row.ae_title,
+        host=row.host,
+        port=row.port,
+        may_send=row.may_send,
+        receives_results=row.receives_results,
+        answers_query=row.answers_query,
+        answers_commitment=row.answers_commitment,
+        addresses=tuple(json.loads(row.addresses)),
+    )

@@ -138,6 +138,8 @@ def _explain(rule: Rule, node: Node, view: _View, depth: int) -> list[ConditionR
 def _found(condition: Condition, view: _View) -> str:
     values = view.values.get(condition.field, ())
     text = ", ".join(_in_words(value) for value in values) if values else ABSENT
+    if condition.field == "is_volume" and (reason := view.values.get("why_no_volume")):
+        text = f"{text}, {reason[0]}"
     is_study_wide = FIELDS[condition.field].scope is Scope.STUDY or not view.label
     return text if is_study_wide else f"{text} ({view.label})"
 

@@ -133,8 +133,8 @@ _FIELDS: list[Field] = [
         Kind.FLAG,
         {
             "has_pixels": "some series of the study has pixels",
-            "has_localizer": "some series of the study is a localiser",
-            "has_quality_assurance": "some series of the study shows a phantom for quality assurance",
+            "has_localiser": "some series of the study is a localiser",
+            "has_phantom": "some series of the study shows a phantom for quality assurance",
         },
     ),
     *_fields(
@@ -152,6 +152,7 @@ _FIELDS: list[Field] = [
             "InstitutionalDepartmentName": "department",
             "Laterality": "side of a paired body part, L or R",
             "PatientPosition": "position of the patient in the device, e.g. HFS",
+            "why_no_volume": "why the slices form no volume, e.g. missing_slices",
         },
     ),
     Field(
@@ -172,7 +173,7 @@ _FIELDS: list[Field] = [
         Scope.SERIES,
         Kind.NUMBER,
         {
-            "number_of_slices": "frames of the series, those of multi-frame instances counted",
+            "number_of_slices": "frames that can be looked at; for a volume its slices",
             "slice_thickness_mm": "thickness of the slices",
             "slice_spacing_mm": "distance between slice centres along the stack",
             "series_number": "number of the series",

@@ -13,7 +13,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    StrictBool,
+    Tag,
+    field_validator,
+    model_validator,
+)
 from pydantic_core.core_schema import ValidationInfo
 
 from umit_pacs.handoffs import Language, Mode, Priority
@@ -54,7 +64,7 @@ class Condition(Record):
 
     field: str
     op: Operator
-    value: Value = Field(None, validate_default=True)
+    value: SerializeAsAny[Value] = Field(None, validate_default=True)
 
     @field_validator("field")
     @classmethod

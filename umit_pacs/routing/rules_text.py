@@ -12,6 +12,7 @@ import tomlkit
 from pydantic import ValidationError
 
 from umit_pacs.errors import InvalidConfiguration
+from umit_pacs.handoffs import Language
 from umit_pacs.routing.rules import TAGS, Known, RuleSet
 
 #: longest rules text, in characters
@@ -47,9 +48,10 @@ def read_rules(path: Path) -> str:
         raise InvalidConfiguration(f"{path}: {exc}") from exc
 
 
-def shipped_rules() -> str:
-    """The text of the rules that a new node starts with."""
-    return resources.files("umit_pacs.routing").joinpath("default_rules.toml").read_text(encoding="utf-8")
+def default_rules_text(language: Language = Language.ENGLISH) -> str:
+    """The text of the rules that a new node starts with, for drafts in `language`."""
+    name = f"default_rules.{language}.toml"
+    return resources.files("umit_pacs.routing").joinpath(name).read_text(encoding="utf-8")
 
 
 def rules_to_text(rules: RuleSet) -> str:

@@ -1,0 +1,177 @@
+"""route: which tasks a study gets, decided by the first rule that matches, with every reason."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from umit_pacs.errors import StudyUnusable
+from umit_pacs.handoffs import InputSet, RoutingDecision, SeriesUID
+from umit_pacs.pixels.attributes import text
+from umit_pacs.pixels.headers import read_header
+from umit_pacs.pixels.stacks import classify_series
+from umit_pacs.routing.decide import decide
+from umit_pacs.routing.facts import StudyFacts, facts_to_text
+from umit_pacs.routing.header_facts import UNREADABLE, SeriesHeaders, study_facts
+from umit_pacs.routing.orders import expand
+from umit_pacs.routing.rules import RuleSet
+from umit_pacs.routing.rules_text import default_rules_text, parse_rules, read_rules
+from umit_pacs.store.database import Catalogue
+from umit_pacs.store.files import PayloadFiles
+from umit_pacs.store.rules import PublishedRules, current_rules, publish_rules
+from umit_pacs.vocabulary import TemplateLibrary, load_templates
+
+#: beside node.toml; what a new node publishes as its first rules
+SEED_FILE = "rules.toml"
+#: Secondary Capture; its multi-frame kinds (PS3.4 B.5) are numbered below it.
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_ACQUIRED_IN_SLICES = frozenset({"CT", "MR", "PT"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnreadableSeries:
+    """A series of which a header could not be read."""
+
+    error: StudyUnusable
+
+
+def route(
+    input_set: InputSet,
+    rules: RuleSet,
+    version: int,
+    files: PayloadFiles,
+    templates: TemplateLibrary | None = None,
+) -> RoutingDecision:
+    """Decide about an input set from its stored headers.
+
+    A decision without orders (no rule matched, or nothing could be asked) means that the study is not routed.
+    Raises StudyUnusable when no series can be read.
+    """
+    return decide_about(
+        read_facts(input_set, files), rules, version=version, input_set_id=input_set.input_set_id, templates=templates
+    )
+
+
+def decide_about(
+    facts: StudyFacts,
+    rules: RuleSet,
+    *,
+    version: int = 0,
+    input_set_id: str = "",
+    templates: TemplateLibrary | None = None,
+) -> RoutingDecision:
+    """The decision about a study whose facts are known: the step itself, a dry run and a replay are this function."""
+    decision = decide(facts, rules)
+    expansion = expand(decision, facts, templates or load_templates())
+    without_action = RoutingDecision(
+        input_set_id=input_set_id,
+        rule=None,
+        rules_version=version,
+        rule_text="",
+        reasons=decision.reasons,
+        excluded=expansion.excluded,
+        facts_text=facts_to_text(facts),
+    )
+    if decision.rule is None:
+        return without_action
+    action = decision.rule.action
+    return replace(
+        without_action,
+        rule=decision.rule.name,
+        rule_text=decision.rule.model_dump_json(),
+        orders=expansion.orders,
+        profile=action.profile,
+        destinations=action.destinations,
+        priority=action.priority,
+        mode=action.mode,
+        language=action.language,
+        checkpoint=action.checkpoint,
+        remarks=expansion.remarks,
+    )
+
+
+def read_facts(input_set: InputSet, files: PayloadFiles) -> StudyFacts:
+    """The facts of an input set from its stored headers. Raises StudyUnusable when no series can be read."""
+    paths: dict[SeriesUID, list[Path]] = defaultdict(list)
+    instances = sorted(input_set.instances, key=lambda instance: instance.sop_instance_uid)
+    for instance in instances:
+        paths[instance.series_instance_uid].append(files.path(instance.relative_path))
+    return facts_of(
+        {uid: read_series(of_series) for uid, of_series in paths.items()},
+        calling_ae_title=input_set.calling_ae_title,
+        called_ae_title=instances[-1].called_ae_title if instances else "",
+    )
+
+
+def read_series(paths: Sequence[Path]) -> list[Dataset] | UnreadableSeries:
+    """The headers of one series' files, or why they cannot be read."""
+    try:
+        return [read_header(path) for path in paths]
+    except StudyUnusable as exc:
+        return UnreadableSeries(error=exc)
+    except FileNotFoundError:
+        return UnreadableSeries(error=StudyUnusable("a stored file is missing", reason="stored_file_missing"))
+
+
+def facts_of(
+    series: Mapping[SeriesUID, Sequence[Dataset] | UnreadableSeries],
+    *,
+    calling_ae_title: str = "",
+    called_ae_title: str = "",
+) -> StudyFacts:
+    """The facts of a study from its headers by series. Raises StudyUnusable when no series could be read."""
+    errors = [item.error for item in series.values() if isinstance(item, UnreadableSeries)]
+    if errors and len(errors) == len(series):
+        raise errors[0]
+    return study_facts(
+        {uid: _judge(item) for uid, item in series.items()},
+        calling_ae_title=calling_ae_title,
+        called_ae_title=called_ae_title,
+    )
+
+
+def _judge(headers: Sequence[Dataset] | UnreadableSeries) -> SeriesHeaders:
+    """What a series is, and whether anything of it may be looked at."""
+    if isinstance(headers, UnreadableSeries):
+        detail = f"{headers.error.reason}: {headers.error.detail}"
+        return SeriesHeaders(headers=(), kept_out=UNREADABLE, kept_out_detail=detail)
+    if all(_is_picture_of_an_acquisition(header) for header in headers):
+        detail = "a picture of an acquisition in slices, not the acquisition"
+        return SeriesHeaders(headers=headers, kept_out="secondary_capture", kept_out_detail=detail)
+    geometry = classify_series(headers)
+    return SeriesHeaders(
+        headers=headers,
+        number_of_slices=geometry.slices,
+        is_volume=geometry.is_volume,
+        why_no_volume="" if geometry.reason is None else str(geometry.reason),
+        orientation="" if geometry.orientation is None else str(geometry.orientation),
+        slice_spacing_mm=geometry.slice_spacing_mm,
+        kept_out="" if geometry.unfit is None else str(geometry.unfit),
+        kept_out_detail=geometry.detail if geometry.unfit is not None else "",
+    )
+
+
+def _is_picture_of_an_acquisition(header: Dataset) -> bool:
+    """Dose reports and screenshots of CT, MR and PET."""
+    is_capture = f"{text(header, 'SOPClassUID')}.".startswith(f"{_SECONDARY_CAPTURE}.")
+    return is_capture and text(header, "Modality").upper() in _ACQUIRED_IN_SLICES
+
+
+def seed_rules(catalogue: Catalogue, folder: Path) -> PublishedRules:
+    """The rules in force; on a new node first publishes `rules.toml` of `folder`, or the shipped rules.
+
+    Raises InvalidConfiguration when that file is wrong.
+    """
+    if (published := current_rules(catalogue)) is not None:
+        return published
+    path = folder / SEED_FILE
+    content, source = (read_rules(path), str(path)) if path.exists() else (default_rules_text(), "the shipped rules")
+    parse_rules(content, source=source)
+    publish_rules(catalogue, content, author="umit-pacs", comment=f"first start, from {source}")
+    if (published := current_rules(catalogue)) is None:
+        raise RuntimeError("published rules are not in force")
+    return published

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from umit_pacs.handoffs import InstanceUID, SeriesUID, StoredInstance, StudyUID
@@ -88,12 +88,7 @@ def digests_of(catalogue: Catalogue, sop_instance_uids: Collection[InstanceUID])
 def instances_of_study(catalogue: Catalogue, study_uid: str) -> tuple[StoredInstance, ...]:
     """Every instance of the study in the order of arrival, results of ours that came back among them."""
     with catalogue.reading() as session:
-        rows = session.scalars(
-            select(Instance)
-            .where(Instance.study_instance_uid == study_uid)
-            .order_by(Instance.received_at, Instance.sop_instance_uid)
-        )
-        return tuple(stored_instance(row) for row in rows)
+        return tuple(stored_instance(row) for row in session.scalars(_of_study(study_uid)))
 
 
 def count_recorded(catalogue: Catalogue) -> int:
@@ -118,13 +113,13 @@ def studies_waiting(catalogue: Catalogue) -> tuple[WaitingStudy, ...]:
         )
 
 
-def waiting_instances(catalogue: Catalogue, study_uid: str) -> frozenset[InstanceUID]:
-    """The study's instances that the assembler has not looked at yet."""
+def instances_by_use(catalogue: Catalogue, study_uid: str) -> dict[InstanceUse | None, tuple[StoredInstance, ...]]:
+    """The study's instances in the order of arrival, by what the assembler made of them; None: not looked at yet."""
+    found: dict[InstanceUse | None, list[StoredInstance]] = {}
     with catalogue.reading() as session:
-        rows = session.scalars(
-            select(Instance.sop_instance_uid).where(Instance.study_instance_uid == study_uid, Instance.use.is_(None))
-        )
-        return frozenset(InstanceUID(uid) for uid in rows)
+        for row in session.scalars(_of_study(study_uid)):
+            found.setdefault(row.use, []).append(stored_instance(row))
+    return {use: tuple(instances) for use, instances in found.items()}
 
 
 def set_use(catalogue: Catalogue, sop_instance_uids: Collection[InstanceUID], use: InstanceUse) -> None:
@@ -175,6 +170,14 @@ def stored_instance(row: Instance) -> StoredInstance:
         size_bytes=row.size_bytes,
         relative_path=row.relative_path,
         received_at=row.received_at,
+    )
+
+
+def _of_study(study_uid: str) -> Select[Instance]:
+    return (
+        select(Instance)
+        .where(Instance.study_instance_uid == study_uid)
+        .order_by(Instance.received_at, Instance.sop_instance_uid)
     )
 
 

@@ -14,11 +14,11 @@ from umit_pacs.store.database import Catalogue
 from umit_pacs.store.deliveries import Commitment, Delivery, commitments_of, deliveries
 from umit_pacs.store.instances import Quarantined, quarantined_of_study
 from umit_pacs.store.payload import from_json
+from umit_pacs.store.peer_counts import PeerCount, peer_count
 from umit_pacs.store.results import result_objects
 from umit_pacs.store.tables import (
     DecisionRow,
     DeliveryRow,
-    ExpectedCount,
     FindingsRow,
     InputSetInstance,
     InputSetRow,
@@ -40,18 +40,6 @@ class Arrival:
     size_bytes: int
     first_received_at: datetime
     last_received_at: datetime
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PeerCount:
-    """What the sending peer last said about the size of the study."""
-
-    calling_ae_title: str
-    #: instances at the peer without our own; None: it gave no answer.
-    expected: int | None
-    #: instances here when it was asked, without our own.
-    held: int
-    asked_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +125,6 @@ def story(catalogue: Catalogue, study_uid: str) -> StudyStory | None:
         if not arrivals and not quarantined:
             return None
         uses = _uses(session, study_uid)
-        count = session.get(ExpectedCount, study_uid)
         rows = session.scalars(
             select(InputSetRow).where(InputSetRow.study_instance_uid == study_uid).order_by(InputSetRow.generation)
         )
@@ -149,7 +136,7 @@ def story(catalogue: Catalogue, study_uid: str) -> StudyStory | None:
             own_results=uses.get(InstanceUse.OWN_RESULT, 0),
             without_pixels=uses.get(InstanceUse.NO_PIXELS, 0),
             quarantined=quarantined,
-            peer_count=_peer_count(count) if count is not None else None,
+            peer_count=peer_count(catalogue, study_uid),
             input_sets=input_sets,
         )
 
@@ -232,10 +219,6 @@ def _uses(session: Session, study_uid: str) -> dict[InstanceUse | None, int]:
         select(Instance.use, func.count()).where(Instance.study_instance_uid == study_uid).group_by(Instance.use)
     )
     return dict(rows.tuples().all())
-
-
-def _peer_count(row: ExpectedCount) -> PeerCount:
-    return PeerCount(calling_ae_title=row.calling_ae_title, expected=row.expected, held=row.held, asked_at=row.asked_at)
 
 
 def _input_set_story(catalogue: Catalogue, session: Session, row: InputSetRow) -> InputSetStory:

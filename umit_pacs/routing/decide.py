@@ -162,6 +162,7 @@ _COMPARISONS: dict[Operator, Callable[[str, str], bool]] = {
     Operator.EQUALS: lambda found, wanted: found == wanted,
     Operator.IS_ONE_OF: lambda found, wanted: found == wanted,
     Operator.CONTAINS: lambda found, wanted: wanted in found,
+    Operator.CONTAINS_ONE_OF: lambda found, wanted: wanted in found,
     Operator.STARTS_WITH: lambda found, wanted: found.startswith(wanted),
     Operator.ENDS_WITH: lambda found, wanted: found.endswith(wanted),
 }

@@ -38,6 +38,7 @@ class Operator(enum.StrEnum):
     IS_NONE_OF = "is_none_of"
     CONTAINS = "contains"
     DOES_NOT_CONTAIN = "does_not_contain"
+    CONTAINS_ONE_OF = "contains_one_of"
     STARTS_WITH = "starts_with"
     ENDS_WITH = "ends_with"
     AT_LEAST = "at_least"
@@ -62,6 +63,7 @@ class Operand(enum.StrEnum):
 OPERANDS: dict[Operator, Operand] = {
     Operator.IS_ONE_OF: Operand.LIST,
     Operator.IS_NONE_OF: Operand.LIST,
+    Operator.CONTAINS_ONE_OF: Operand.LIST,
     Operator.BETWEEN: Operand.RANGE,
     Operator.IS_TRUE: Operand.NONE,
     Operator.IS_FALSE: Operand.NONE,
@@ -71,7 +73,13 @@ OPERANDS: dict[Operator, Operand] = {
 
 _PRESENCE = (Operator.IS_PRESENT, Operator.IS_ABSENT)
 _EQUALITY = (Operator.EQUALS, Operator.DOES_NOT_EQUAL, Operator.IS_ONE_OF, Operator.IS_NONE_OF)
-_PARTS = (Operator.CONTAINS, Operator.DOES_NOT_CONTAIN, Operator.STARTS_WITH, Operator.ENDS_WITH)
+_PARTS = (
+    Operator.CONTAINS,
+    Operator.DOES_NOT_CONTAIN,
+    Operator.CONTAINS_ONE_OF,
+    Operator.STARTS_WITH,
+    Operator.ENDS_WITH,
+)
 
 OPERATORS: dict[Kind, tuple[Operator, ...]] = {
     Kind.TEXT: (*_EQUALITY, *_PARTS, *_PRESENCE),

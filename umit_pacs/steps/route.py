@@ -29,6 +29,8 @@ from umit_pacs.vocabulary import TemplateLibrary, load_templates
 SEED_FILE = "rules.toml"
 #: Secondary Capture; its multi-frame kinds (PS3.4 B.5) are numbered below it.
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+#: Manufacturer of everything that this node composes.
+OWN_MANUFACTURER = "UMIT PACS"
 _ACQUIRED_IN_SLICES = frozenset({"CT", "MR", "PT"})
 
 
@@ -139,6 +141,8 @@ def _judge(headers: Sequence[Dataset] | UnreadableSeries) -> SeriesHeaders:
     if isinstance(headers, UnreadableSeries):
         detail = f"{headers.error.reason}: {headers.error.detail}"
         return SeriesHeaders(headers=(), kept_out=UNREADABLE, kept_out_detail=detail)
+    if all(text(header, "Manufacturer") == OWN_MANUFACTURER for header in headers):
+        return SeriesHeaders(headers=headers, kept_out="own_result", kept_out_detail="composed by this node")
     if all(_is_picture_of_an_acquisition(header) for header in headers):
         detail = "a picture of an acquisition in slices, not the acquisition"
         return SeriesHeaders(headers=headers, kept_out="secondary_capture", kept_out_detail=detail)

@@ -83,12 +83,21 @@ def open_catalogue(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Catal
     Raises InvalidConfiguration when a commit would not be durable, when the catalogue was not migrated, or when it was
     written by a newer version; CatalogueUnavailable when the server does not answer.
     """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
+        raise InvalidConfiguration("there is no catalogue yet; start the node to make it")
     engine = _engine(url, busy_timeout_s)
-    with translated_errors(), engine.connect() as connection:
-        revision = MigrationContext.configure(connection).get_current_revision()
-    _require_known_revision(revision)
-    if revision != _scripts().get_current_head():
-        raise InvalidConfiguration(f"the catalogue is at revision {revision or 'none'}; start the node to migrate it")
+    try:
+        with translated_errors(), engine.connect() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+        _require_known_revision(revision)
+        if revision != _scripts().get_current_head():
+            raise InvalidConfiguration(
+                f"the catalogue is at revision {revision or 'none'}; start the node to migrate it"
+            )
+    except UmitPacsError:
+        engine.dispose()
+        raise
     return Catalogue(engine)
 
 
@@ -150,8 +159,8 @@ def _translation(exc: DBAPIError) -> UmitPacsError | None:
     if isinstance(exc.orig, sqlite3.Error):
         return _sqlite_translation(exc.orig)
     sqlstate = getattr(exc.orig, "sqlstate", None)
-    if sqlstate is None and (exc.connection_invalidated or "connection" in str(exc.orig).lower()):
-        return CatalogueUnavailable()
+    if sqlstate is None and (exc.connection_invalidated or "connection" in str(exc.orig)):
+        return _failed_connection(str(exc.orig))
     return _postgresql_translation(sqlstate or "")
 
 
@@ -168,6 +177,14 @@ def _sqlite_translation(error: sqlite3.Error) -> UmitPacsError | None:
     if "no such table" in str(error):
         return InvalidConfiguration("the catalogue was not migrated; start the node to migrate it")
     return None
+
+
+def _failed_connection(message: str) -> UmitPacsError:
+    """What a failed login means; the driver gives it no SQLSTATE."""
+    for refusal in ("does not exist", "authentication failed", "no pg_hba.conf entry", "no password supplied"):
+        if refusal in message:
+            return InvalidConfiguration(f"the catalogue's server refuses this user or database ({refusal})")
+    return CatalogueUnavailable()
 
 
 def _postgresql_translation(sqlstate: str) -> UmitPacsError | None:
@@ -213,12 +230,13 @@ def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _: object) -> None:
-        # The driver must not begin transactions by itself, or it would begin them as readers.
-        connection.isolation_level = None
-        _enter_wal_mode(connection, busy_timeout_s)
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        assert_sqlite_is_durable(connection)
+        with _closing_on_error(connection):
+            # The driver must not begin transactions by itself, or it would begin them as readers.
+            connection.isolation_level = None
+            _enter_wal_mode(connection, busy_timeout_s)
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            assert_sqlite_is_durable(connection)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -265,9 +283,20 @@ def _postgresql_engine(url: URL, busy_timeout_s: float) -> Engine:
 
     @event.listens_for(engine, "connect")
     def check(connection: Any, _: object) -> None:
-        assert_postgresql_is_durable(connection)
+        with _closing_on_error(connection):
+            assert_postgresql_is_durable(connection)
 
     return engine
+
+
+@contextmanager
+def _closing_on_error(connection: Any) -> Iterator[None]:
+    """Close a new connection of the driver that will not be used."""
+    try:
+        yield
+    except (UmitPacsError, sqlite3.Error):
+        connection.close()
+        raise
 
 
 def assert_postgresql_is_durable(connection: Any) -> None:

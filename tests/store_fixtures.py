@@ -1,0 +1,117 @@
+"""Catalogues on both databases, and records to put into them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from tests.postgres_fixtures import PostgreSQLServer
+from umit_pacs.handoffs import (
+    CompletionReason,
+    InputSet,
+    InstanceUID,
+    ObjectKind,
+    ResultObject,
+    SeriesUID,
+    StoredInstance,
+    StudyUID,
+)
+from umit_pacs.store.database import Catalogue, migrate, open_catalogue
+
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+STUDY = StudyUID("2.25.1000")
+
+BACKENDS = [
+    "sqlite",
+    # One cluster per run is enough: all its tests go to one process.
+    pytest.param("postgresql", marks=[pytest.mark.peer, pytest.mark.xdist_group("postgresql")]),
+]
+
+
+def after(seconds: float) -> datetime:
+    """A time so many seconds after noon."""
+    return NOON + timedelta(seconds=seconds)
+
+
+def stored_instance(
+    number: int,
+    *,
+    study: str = STUDY,
+    series: int = 1,
+    received_at: datetime = NOON,
+    sop_class_uid: str = CTImageStorage,
+    calling_ae_title: str = "CT1",
+    content: str = "",
+) -> StoredInstance:
+    """An instance whose UIDs and digest follow from its numbers."""
+    uid = f"{study}.{series}.{number}"
+    return StoredInstance(
+        study_instance_uid=StudyUID(study),
+        series_instance_uid=SeriesUID(f"{study}.{series}"),
+        sop_instance_uid=InstanceUID(uid),
+        sop_class_uid=sop_class_uid,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        calling_ae_title=calling_ae_title,
+        called_ae_title="UMIT",
+        peer_host="127.0.0.1",
+        sha256=hashlib.sha256((content or uid).encode()).hexdigest(),
+        size_bytes=1000,
+        relative_path=f"instances/{study}/{uid}.dcm",
+        received_at=received_at,
+    )
+
+
+def input_set_of(name: str, *instances: StoredInstance, predecessor_id: str | None = None) -> InputSet:
+    """An input set called `name` of these instances."""
+    return InputSet(
+        input_set_id=name,
+        study_instance_uid=instances[0].study_instance_uid,
+        instances=instances,
+        calling_ae_title=instances[-1].calling_ae_title,
+        completed_by=CompletionReason.QUIET_PERIOD,
+        predecessor_id=predecessor_id,
+    )
+
+
+def result_object(number: int, *, series: int = 9, kind: ObjectKind = ObjectKind.TEXT_REPORT) -> ResultObject:
+    """A result object whose UIDs and digest follow from its numbers."""
+    uid = f"2.25.7.{series}.{number}"
+    return ResultObject(
+        sop_instance_uid=InstanceUID(uid),
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.88.22",
+        series_instance_uid=SeriesUID(f"2.25.7.{series}"),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        kind=kind,
+        relative_path=f"results/{uid}.dcm",
+        sha256=hashlib.sha256(uid.encode()).hexdigest(),
+        size_bytes=2000,
+    )
+
+
+@pytest.fixture(params=BACKENDS)
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without tables, on each database in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catalogue.sqlite'}"
+    server: PostgreSQLServer = request.getfixturevalue("postgresql_server")
+    return server.url(server.new_database())
+
+
+@pytest.fixture
+def catalogue_url(empty_database_url: str) -> str:
+    """The URL of a migrated catalogue."""
+    migrate(empty_database_url)
+    return empty_database_url
+
+
+@pytest.fixture
+def catalogue(catalogue_url: str) -> Iterator[Catalogue]:
+    """An open catalogue without content."""
+    opened = open_catalogue(catalogue_url)
+    yield opened
+    opened.close()

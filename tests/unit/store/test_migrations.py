@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, inspect, text
+
+from umit_pacs.errors import InvalidConfiguration
+from umit_pacs.store.database import migrate, open_catalogue
+from umit_pacs.store.instances import count_recorded
+from umit_pacs.store.tables import Table
+
+
+def _checks(inspector, table):
+    return {(check["name"], check["sqltext"]) for check in inspector.get_check_constraints(table)}
+
+
+def _keys(inspector, table):
+    return {
+        (key["name"], tuple(key["constrained_columns"]), key["referred_table"])
+        for key in inspector.get_foreign_keys(table)
+    }
+
+
+def _indexes(inspector, table):
+    return {
+        (index["name"], tuple(index["column_names"]), tuple(str(value) for value in index["dialect_options"].values()))
+        for index in inspector.get_indexes(table)
+    }
+
+
+def test_migrating_an_empty_database_gives_the_tables(catalogue):
+    with catalogue.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Table.metadata) == []
+
+
+def test_constraints_are_the_same_whether_migrated_or_created(catalogue):
+    # Alembic's comparison leaves CHECK constraints and the conditions of indexes out.
+    migrated = inspect(catalogue.engine)
+    found = {
+        table: (_checks(migrated, table), _keys(migrated, table), _indexes(migrated, table))
+        for table in Table.metadata.tables
+    }
+    Table.metadata.drop_all(catalogue.engine)
+    Table.metadata.create_all(catalogue.engine)
+    created = inspect(catalogue.engine)
+    for table in Table.metadata.tables:
+        assert found[table] == (_checks(created, table), _keys(created, table), _indexes(created, table))
+    assert "ck_input_sets_state" in {name for name, _ in found["input_sets"][0]}
+    assert "ix_instances_waiting" in {name for name, _, _ in found["instances"][2]}
+
+
+def test_every_constraint_has_a_name_that_a_migration_can_use():
+    for table in Table.metadata.tables.values():
+        for constraint in table.constraints:
+            assert constraint.name is not None, (table.name, constraint)
+
+
+def test_migrating_again_changes_nothing(catalogue_url):
+    migrate(catalogue_url)
+    opened = open_catalogue(catalogue_url)
+    assert count_recorded(opened) == 0
+    opened.close()
+
+
+def test_processes_that_start_at_once_migrate_once(empty_database_url):
+    with ProcessPoolExecutor(6, mp_context=multiprocessing.get_context("spawn")) as processes:
+        for future in [processes.submit(migrate, empty_database_url) for _ in range(12)]:
+            future.result()
+    opened = open_catalogue(empty_database_url)
+    assert count_recorded(opened) == 0
+    opened.close()
+
+
+def test_a_catalogue_of_a_newer_version_is_refused(catalogue_url):
+    engine = create_engine(catalogue_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    for use in (open_catalogue, migrate):
+        with pytest.raises(InvalidConfiguration, match="newer umit-pacs"):
+            use(catalogue_url)
+
+
+def test_a_catalogue_that_was_not_migrated_is_not_opened(empty_database_url):
+    with pytest.raises(InvalidConfiguration, match="start the node"):
+        open_catalogue(empty_database_url)

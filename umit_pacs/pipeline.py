@@ -1,20 +1,464 @@
-"""A study's path, step by step: receive -> assemble -> route -> prepare -> infer -> compose -> deliver -> confirm."""
+"""A study's path: receive -> assemble -> route -> prepare -> infer -> compose -> deliver -> confirm.
+
+This is the file to read first. Each process of the node runs a part of the path:
+
+    receive    Receiver (steps/receive.py) stores each instance and records it
+    schedule   assemble          a study is complete, its input set is made        -> ASSEMBLED
+               route_study       the rules decide                                  -> ROUTED or NOT_ROUTED
+    work       analyse           prepare and infer                                 -> ANALYSED
+                                 compose                                           -> COMPOSED or HELD
+    deliver    return_results    deliver                                           -> DELIVERED
+                                 confirm                                           -> CONFIRMED
+    schedule   sweep             starts whatever should be under way and is not
+
+Routing is a workflow of its own before `analyse`: the rules say how urgent a study is, and the queue for the model must
+know that when the study enters it.
+
+The catalogue's state says what is done, so every step may run again: it looks at the state, does its work, records the
+result and only then changes the state. A step that was killed before its state change runs again and comes to the same
+result, because identifiers and bytes are derived from the input; after it, the step does nothing the second time.
+Waiting (for a peer that is away, for storage commitment) is a time in the catalogue and never a blocked thread: a
+workflow does what can be done now and ends, and the sweep starts the next one when the time has come.
+
+What goes wrong: RetryLater is tried again after growing pauses, up to a limit. StudyUnusable, OperatorMustAct and what
+nobody foresaw end in FAILED with the reason. Nothing is lost by that; `ask_again` takes the study up anew.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from dbos import DBOS
+from dbos import error as dbos_error
+from pydicom.uid import generate_uid
+
+from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, StageOfStudy, WorkStarter, parsed
+from umit_pacs.errors import LeaseLost, RetryLater, UmitPacsError
+from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority, RoutingDecision
+from umit_pacs.routing.rules_text import parse_rules
 from umit_pacs.settings import Settings
+from umit_pacs.states import DeliveryRemark, DeliveryState, InputSetState
+from umit_pacs.steps.assemble import CountInstances, assemble_due
+from umit_pacs.steps.compose import compose
+from umit_pacs.steps.confirm import Confirmer, confirm
+from umit_pacs.steps.deliver import deliver
+from umit_pacs.steps.infer import infer
+from umit_pacs.steps.prepare import prepare
+from umit_pacs.steps.route import route
+from umit_pacs.store import results, studies
+from umit_pacs.store.database import Catalogue, utc_now
+from umit_pacs.store.deliveries import Delivery, change_delivery, deliveries, plan_deliveries
+from umit_pacs.store.files import PayloadFiles
+from umit_pacs.store.leases import assert_lease, hold_lease, release_lease
+from umit_pacs.store.returns import input_sets_to_return
+from umit_pacs.store.rules import current_rules
+from umit_pacs.store.studies import InputSetStatus, change_state, input_set_state
+from umit_pacs.umit_model.engine import Engine
+from umit_pacs.vocabulary import TemplateLibrary
+
+log = logging.getLogger(__name__)
+
+#: what is tried again later ends in FAILED after so many attempts in a row (about four minutes with the usual pauses).
+MAXIMUM_ATTEMPTS = 8
+
+#: the stage that an input set in this state is waiting for.
+STAGE_OF = {
+    InputSetState.ASSEMBLED: Stage.ROUTE,
+    InputSetState.ROUTED: Stage.ANALYSE,
+    InputSetState.ANALYSED: Stage.ANALYSE,
+    InputSetState.COMPOSED: Stage.RETURN,
+    InputSetState.DELIVERED: Stage.RETURN,
+}
 
 
-def release(settings: Settings, input_set_id: str) -> None:
-    """Send the results of a study that was held for a person."""
-    raise NotImplementedError(settings, input_set_id)
+@dataclass(kw_only=True)
+class Tools:
+    """What the steps of one process work with."""
+
+    settings: Settings
+    catalogue: Catalogue
+    files: PayloadFiles
+    starter: WorkStarter
+    #: the name that this process holds leases under.
+    worker: str
+    #: only in a work process.
+    engine: Engine | None = None
+    templates: TemplateLibrary | None = None
+    #: called when a study is taken in hand and, with what it returns, when it is put down again.
+    on_study: Callable[[], Callable[[], None]] = field(default=lambda: lambda: None)
+    #: set when this process has to stop: it takes nothing more in hand.
+    is_stopping: threading.Event = field(default_factory=threading.Event)
+
+    def assert_may_act(self, input_set_id: str) -> None:
+        """Raise LeaseLost when another process has taken the input set over."""
+        assert_lease(self.catalogue, self.worker, input_set_id)
 
 
-def ask_again(settings: Settings, input_set_id: str) -> None:
-    """Take up a study that failed, or that no rule matched."""
-    raise NotImplementedError(settings, input_set_id)
+class _Equipment:
+    """DBOS calls workflows by name with recorded arguments only; this is where they find their process's tools."""
+
+    tools: Tools | None = None
 
 
-def resend_dead_letters(settings: Settings, *, peer: str | None = None) -> int:
-    """Send refused results again, all or one peer's; how many."""
-    raise NotImplementedError(settings, peer)
+def equip(tools: Tools) -> None:
+    """Give this process's workflows their tools; once, before DBOS is launched."""
+    _Equipment.tools = tools
+
+
+def _tools() -> Tools:
+    assert _Equipment.tools is not None, "equip() comes before the first workflow"
+    return _Equipment.tools
+
+
+# --- assemble, in the schedule process -----------------------------------------------------------------------------
+
+
+def assemble(tools: Tools, count_instances: CountInstances) -> None:
+    """Make the input sets that are due, and have them routed."""
+    made = assemble_due(
+        tools.catalogue,
+        tools.settings.assemble,
+        now=utc_now(),
+        count_instances=count_instances,
+        files=tools.files,
+    )
+    for input_set in made:
+        tools.starter.start(Stage.ROUTE, input_set.input_set_id)
+
+
+# --- route, in the schedule process --------------------------------------------------------------------------------
+
+
+@DBOS.workflow(name=Stage.ROUTE, max_recovery_attempts=MAXIMUM_RECOVERIES)
+def route_study(input_set_id: str, attempt: int) -> None:
+    """The rules decide what is asked about the study, and how urgent it is."""
+    with _worker_boundary(Stage.ROUTE, input_set_id, attempt) as tools:
+        decide_by_rules(input_set_id)
+        start_analysis(tools, input_set_id)
+
+
+@DBOS.step()
+def decide_by_rules(input_set_id: str) -> None:
+    """ASSEMBLED -> ROUTED, or NOT_ROUTED when no rule matched or the one that did has nothing to ask."""
+    tools = _tools()
+    if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ASSEMBLED:
+        return
+    published = current_rules(tools.catalogue)
+    rules = parse_rules(published.text if published else "")
+    decision = route(
+        studies.input_set(tools.catalogue, input_set_id),
+        rules,
+        published.version if published else 0,
+        tools.files,
+        tools.templates,
+    )
+    decision = results.record_decision(tools.catalogue, decision)
+    if decision.orders:
+        change_state(tools.catalogue, input_set_id, InputSetState.ROUTED, reason=decision.rule or "")
+    else:
+        reason = "no_rule_matched" if decision.rule is None else "nothing_to_ask"
+        change_state(tools.catalogue, input_set_id, InputSetState.NOT_ROUTED, reason=reason)
+
+
+def start_analysis(tools: Tools, input_set_id: str) -> None:
+    """Put a routed study into the model's queue, the urgent ones in front."""
+    if input_set_state(tools.catalogue, input_set_id) in {InputSetState.ROUTED, InputSetState.ANALYSED}:
+        is_urgent = _decision(tools, input_set_id).priority is Priority.URGENT
+        tools.starter.start(Stage.ANALYSE, input_set_id, is_urgent=is_urgent)
+
+
+# --- prepare, infer, compose, in a work process --------------------------------------------------------------------
+
+
+@DBOS.workflow(name=Stage.ANALYSE, max_recovery_attempts=MAXIMUM_RECOVERIES)
+def analyse(input_set_id: str, attempt: int) -> None:
+    """The model reads the study and its answers become DICOM objects."""
+    with _worker_boundary(Stage.ANALYSE, input_set_id, attempt) as tools:
+        ask_the_model(input_set_id)
+        write_results(input_set_id)
+        start_return(tools, input_set_id)
+
+
+@DBOS.step()
+def ask_the_model(input_set_id: str) -> None:
+    """ROUTED -> ANALYSED: pixels are prepared and every order is answered, or abstained from with its reason."""
+    tools = _tools()
+    if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ROUTED:
+        return
+    assert tools.engine is not None, "analyse runs in a work process only"
+    input_set, decision = studies.input_set(tools.catalogue, input_set_id), _decision(tools, input_set_id)
+    findings = results.findings(tools.catalogue, input_set_id)
+    if findings is None or not _answers(findings, decision, tools.engine.identity):
+        findings = _found_by_model(tools, tools.engine, input_set, decision)
+        tools.assert_may_act(input_set_id)
+        results.record_findings(tools.catalogue, findings)
+    change_state(tools.catalogue, input_set_id, InputSetState.ANALYSED)
+
+
+def _found_by_model(tools: Tools, engine: Engine, input_set: InputSet, decision: RoutingDecision) -> Findings:
+    started = time.monotonic()
+    prepared = prepare(input_set, decision.orders, tools.files, engine.requirements, tools.settings.model)
+    prepare_s = time.monotonic() - started
+    findings = infer(input_set.input_set_id, decision.orders, prepared, engine, tools.templates)
+    return replace(
+        findings,
+        excluded=(*decision.excluded, *prepared.excluded),
+        timings_s={"prepare_s": round(prepare_s, 3), **findings.timings_s},
+    )
+
+
+def _answers(findings: Findings, decision: RoutingDecision, model: ModelIdentity) -> bool:
+    """Whether these findings were recorded for this decision by this model, so that it need not be asked again."""
+    return findings.model == model and tuple(result.order for result in findings.results) == decision.orders
+
+
+@DBOS.step()
+def write_results(input_set_id: str) -> None:
+    """ANALYSED -> COMPOSED, with a delivery planned to every destination; -> HELD when the mode says so."""
+    tools = _tools()
+    if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ANALYSED:
+        return
+    input_set, decision = studies.input_set(tools.catalogue, input_set_id), _decision(tools, input_set_id)
+    findings = results.findings(tools.catalogue, input_set_id)
+    assert findings is not None, "ANALYSED has findings"
+    tools.assert_may_act(input_set_id)
+    predecessor = results.predecessor_results(tools.catalogue, input_set)
+    objects = compose(input_set, decision, findings, predecessor, tools.files, tools.settings.compose)
+    results.record_result_objects(tools.catalogue, input_set_id, objects)
+    if decision.mode is Mode.SEND:
+        plan_deliveries(tools.catalogue, input_set_id, decision.destinations)
+    change_state(tools.catalogue, input_set_id, InputSetState.COMPOSED)
+
+
+# --- deliver and confirm, in the deliver process -------------------------------------------------------------------
+
+
+def start_return(tools: Tools, input_set_id: str) -> None:
+    """Have composed results sent, unless they are held for a person."""
+    if input_set_state(tools.catalogue, input_set_id) is InputSetState.COMPOSED:
+        if deliveries(tools.catalogue, input_set_id=input_set_id):
+            tools.starter.start(Stage.RETURN, input_set_id)
+        else:
+            settle(tools, input_set_id)
+
+
+@DBOS.workflow(name=Stage.RETURN, max_recovery_attempts=MAXIMUM_RECOVERIES)
+def return_results(input_set_id: str, attempt: int) -> None:
+    """One pass: send what is due, ask about what was sent. The sweep starts the next one when there is more to do."""
+    with _worker_boundary(Stage.RETURN, input_set_id, attempt):
+        send_what_is_due(input_set_id)
+        confirm_what_was_sent(input_set_id)
+
+
+@DBOS.step()
+def send_what_is_due(input_set_id: str) -> None:
+    """COMPOSED -> DELIVERED once every destination has taken or refused every object."""
+    tools = _tools()
+    deliver(
+        tools.catalogue,
+        tools.files,
+        tools.settings.deliver,
+        input_set_id,
+        calling_ae_title=tools.settings.listener.ae_title,
+        assert_may_act=partial(tools.assert_may_act, input_set_id),
+        now=utc_now(),
+    )
+    settle(tools, input_set_id)
+
+
+@DBOS.step()
+def confirm_what_was_sent(input_set_id: str) -> None:
+    """DELIVERED -> CONFIRMED once every destination vouches for every object."""
+    tools = _tools()
+    confirmer = Confirmer(
+        catalogue=tools.catalogue,
+        settings=tools.settings.deliver,
+        calling_ae_title=tools.settings.listener.ae_title,
+        assert_may_act=partial(tools.assert_may_act, input_set_id),
+        new_transaction_uid=lambda: str(generate_uid(prefix=None)),
+    )
+    confirm(confirmer, input_set_id)
+    settle(tools, input_set_id)
+
+
+def settle(tools: Tools, input_set_id: str) -> None:
+    """Draw the input set's state from its deliveries."""
+    state = input_set_state(tools.catalogue, input_set_id)
+    if state not in {InputSetState.COMPOSED, InputSetState.DELIVERED}:
+        return
+    planned = deliveries(tools.catalogue, input_set_id=input_set_id)
+    states = {item.state for item in planned}
+    if not planned:
+        mode = _decision(tools, input_set_id).mode
+        reason = "no_destination" if mode is Mode.SEND else mode.value
+        change_state(tools.catalogue, input_set_id, InputSetState.HELD, reason=reason)
+        return
+    if DeliveryState.PENDING in states:
+        return
+    if state is InputSetState.COMPOSED and states != {DeliveryState.DEAD}:
+        change_state(tools.catalogue, input_set_id, InputSetState.DELIVERED)
+    if DeliveryState.SENT in states:
+        return
+    if states == {DeliveryState.CONFIRMED}:
+        change_state(tools.catalogue, input_set_id, InputSetState.CONFIRMED)
+    else:
+        change_state(
+            tools.catalogue, input_set_id, InputSetState.FAILED, reason="dead_letter", detail=_dead_letters(planned)
+        )
+
+
+def _dead_letters(planned: tuple[Delivery, ...]) -> str:
+    """Which destinations lack what, in words."""
+    dead = [item for item in planned if item.state is DeliveryState.DEAD]
+    return "; ".join(dict.fromkeys(f"{item.peer}: {item.kind} {item.last_status} {item.detail}" for item in dead))
+
+
+# --- the sweep, in the schedule process ----------------------------------------------------------------------------
+
+
+def sweep(tools: Tools) -> None:
+    """Start what the catalogue shows should be under way and is not; end what killed its process each time.
+
+    That covers a process killed between a state change and the start of the next workflow, a retry whose pause is over,
+    an answered or overdue commitment request, and a lost workflow database.
+    """
+    fail_what_was_given_up(tools)
+    waiting = [
+        StageOfStudy(stage, input_set_id)
+        for state, stage in STAGE_OF.items()
+        if stage is not Stage.RETURN
+        for input_set_id in studies.input_sets_in_state(tools.catalogue, state)
+    ]
+    waiting += [StageOfStudy(Stage.RETURN, item) for item in input_sets_to_return(tools.catalogue, utc_now())]
+    if not waiting:
+        return
+    under_way = tools.starter.under_way()
+    for item in waiting:
+        if item in under_way:
+            continue
+        if item.stage is Stage.ANALYSE:
+            start_analysis(tools, item.input_set_id)
+        else:
+            tools.starter.start(item.stage, item.input_set_id)
+
+
+def fail_what_was_given_up(tools: Tools) -> None:
+    """A study that killed its process again and again is FAILED, and stands in nobody's way any more."""
+    for workflow_id in tools.starter.given_up():
+        item = parsed(workflow_id)
+        state = input_set_state(tools.catalogue, item.input_set_id)
+        if STAGE_OF.get(state) is item.stage:
+            log.error("study_given_up", extra={"input_set_id": item.input_set_id, "stage": item.stage.value})
+            detail = f"the process died {MAXIMUM_RECOVERIES + 1} times at {item.stage}"
+            change_state(tools.catalogue, item.input_set_id, InputSetState.FAILED, reason="worker_died", detail=detail)
+        tools.starter.put_away(workflow_id)
+
+
+# --- what a person may ask -----------------------------------------------------------------------------------------
+
+
+def ask_again(catalogue: Catalogue, input_set_id: str) -> InputSetStatus:
+    """Take up a study that failed or that no rule matched: from routing on, by the rules now in force.
+
+    A study whose results are composed and planned is only sent again. The running node goes on by itself.
+    """
+    state = input_set_state(catalogue, input_set_id)
+    if state not in {InputSetState.FAILED, InputSetState.NOT_ROUTED}:
+        raise UmitPacsError(f"the study is {state}; only one that failed or was not routed can be asked again")
+    if state is InputSetState.FAILED and deliveries(catalogue, input_set_id=input_set_id):
+        resend_dead_letters(catalogue, input_set_id=input_set_id)
+    else:
+        change_state(catalogue, input_set_id, InputSetState.ASSEMBLED, reason="asked_again")
+    return studies.input_set_status(catalogue, input_set_id)
+
+
+def release(catalogue: Catalogue, input_set_id: str) -> InputSetStatus:
+    """Send the results of a study that was held for a person. The running node goes on by itself."""
+    state = input_set_state(catalogue, input_set_id)
+    decision = results.decision(catalogue, input_set_id)
+    if state is not InputSetState.HELD or decision is None:
+        raise UmitPacsError(f"the study is {state}; only one that is held can be released")
+    if not decision.destinations:
+        raise UmitPacsError(f"rule {decision.rule} names no destination")
+    plan_deliveries(catalogue, input_set_id, decision.destinations)
+    change_state(catalogue, input_set_id, InputSetState.COMPOSED, reason="released")
+    return studies.input_set_status(catalogue, input_set_id)
+
+
+def resend_dead_letters(
+    catalogue: Catalogue, *, peer: str | None = None, input_set_id: str | None = None
+) -> tuple[Delivery, ...]:
+    """Send results again that were refused or given up: all, one peer's, or one input set's; which."""
+    dead = deliveries(catalogue, input_set_id=input_set_id, states={DeliveryState.DEAD}, peer=peer)
+    for item in dead:
+        change_delivery(
+            catalogue,
+            item.delivery_id,
+            DeliveryState.PENDING,
+            status=DeliveryRemark.RESENT,
+            attempts_delta=-item.attempts,
+        )
+    for concerned in dict.fromkeys(item.input_set_id for item in dead):
+        if input_set_state(catalogue, concerned) is InputSetState.FAILED:
+            change_state(catalogue, concerned, InputSetState.COMPOSED, reason="resent")
+    return dead
+
+
+# --- the worker boundary -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _worker_boundary(stage: Stage, input_set_id: str, attempt: int) -> Iterator[Tools]:
+    """Hold the input set's lease while a workflow works on it, and give every error its end."""
+    tools = _tools()
+    if tools.is_stopping.is_set():
+        threading.Event().wait()  # taken from the queue while the process ends; put back by whoever ends it
+    put_down = tools.on_study()
+    try:
+        hold_lease(tools.catalogue, tools.worker, input_set_id)
+        yield tools
+    except LeaseLost as exc:
+        # Somebody else works on it, or will after the sweep; what this process found is not recorded.
+        log.warning("lease_lost", extra={"input_set_id": input_set_id, "detail": exc.detail})
+    except dbos_error.DBOSException:
+        raise
+    except RetryLater as exc:
+        _try_later(tools, stage, input_set_id, attempt + 1, exc)
+    except UmitPacsError as exc:
+        log.exception("study_failed", extra={"input_set_id": input_set_id, "stage": stage.value})
+        _fail(tools, input_set_id, exc.reason, exc.detail)
+    except Exception as exc:  # the worker boundary: one study's defect must not stop the others
+        log.exception("study_failed", extra={"input_set_id": input_set_id, "stage": stage.value})
+        _fail(tools, input_set_id, "defect", f"{type(exc).__name__} at {stage}; the log says where")
+    finally:
+        put_down()
+        release_lease(tools.catalogue, tools.worker, input_set_id)
+
+
+def _try_later(tools: Tools, stage: Stage, input_set_id: str, attempt: int, exc: RetryLater) -> None:
+    if attempt >= MAXIMUM_ATTEMPTS:
+        _fail(tools, input_set_id, exc.reason, exc.detail)
+        return
+    pause_s = tools.settings.deliver.pause_s(attempt)
+    log.warning(
+        "study_tried_later",
+        extra={"input_set_id": input_set_id, "stage": stage.value, "reason": exc.reason, "pause_s": pause_s},
+    )
+    tools.starter.start(stage, input_set_id, attempt=attempt, delay_s=pause_s, but_this=DBOS.workflow_id)
+
+
+def _fail(tools: Tools, input_set_id: str, reason: str, detail: str) -> None:
+    if input_set_state(tools.catalogue, input_set_id) in STAGE_OF:
+        change_state(tools.catalogue, input_set_id, InputSetState.FAILED, reason=reason, detail=detail)
+
+
+def _decision(tools: Tools, input_set_id: str) -> RoutingDecision:
+    decision = results.decision(tools.catalogue, input_set_id)
+    assert decision is not None, "every state after ASSEMBLED has a decision"
+    return decision

@@ -117,6 +117,14 @@ class DeliverSettings(Section):
     )
     confirm_attempts: int = Field(5, ge=1, description="How often confirmation is asked before the study fails.")
 
+    def pause_s(self, attempts: int) -> float:
+        """The pause after so many attempts in vain."""
+        return min(self.first_pause_s * 2.0 ** min(max(attempts - 1, 0), 60), self.longest_pause_s)
+
+    def has_given_up(self, attempts: int) -> bool:
+        """Whether the pauses after so many attempts in vain add up to `give_up_after_s`."""
+        return sum(self.pause_s(attempt) for attempt in range(1, attempts)) >= self.give_up_after_s
+
 
 class ServeSettings(Section):
     """Processes and their supervision."""

@@ -29,6 +29,30 @@ class DeliveryState(enum.StrEnum):
     DEAD = "dead"
 
 
+class DeliveryRemark(enum.StrEnum):
+    """What a delivery's last attempt came to where no DIMSE status says it."""
+
+    NO_ANSWER = "no_answer"
+    PEER_AWAY = "peer_away"
+    PEER_UNKNOWN = "peer_unknown"
+    FILE_CHANGED = "file_changed"
+    GAVE_UP = "gave_up"
+    #: storage commitment was asked and has not been answered yet.
+    ASKED = "asked"
+    #: the peer took the object and does not vouch for it, or does not list it.
+    NOT_COMMITTED = "not_committed"
+    NOT_HELD = "not_held"
+    COMMITTED = "committed"
+    HELD = "held"
+    #: the peer took the object and cannot be asked about it.
+    TAKEN = "taken"
+    RESENT = "resent"
+
+
+#: with these a delivery goes back to PENDING, and `attempts` goes on counting.
+MISSING_REMARKS = frozenset({DeliveryRemark.NOT_COMMITTED, DeliveryRemark.NOT_HELD})
+
+
 INPUT_SET_TRANSITIONS: dict[InputSetState, frozenset[InputSetState]] = {
     InputSetState.ASSEMBLED: frozenset({InputSetState.ROUTED, InputSetState.NOT_ROUTED, InputSetState.FAILED}),
     InputSetState.ROUTED: frozenset({InputSetState.ANALYSED, InputSetState.FAILED}),
@@ -50,9 +74,7 @@ DELIVERY_TRANSITIONS: dict[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.DEAD: frozenset({DeliveryState.PENDING}),
 }
 
-END_STATES = frozenset(
-    {InputSetState.CONFIRMED, InputSetState.NOT_ROUTED, InputSetState.HELD, InputSetState.FAILED}
-)
+END_STATES = frozenset({InputSetState.CONFIRMED, InputSetState.NOT_ROUTED, InputSetState.HELD, InputSetState.FAILED})
 
 
 class TransitionNotAllowed(RuntimeError):

@@ -1,10 +1,93 @@
-"""The schedule process."""
+"""The schedule process: wakes things up. Quiet studies, routing, the sweep, the work of processes that went silent."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
+from umit_pacs.dicom_network.query import count_instances
+from umit_pacs.durable_work import Stage, take_over
+from umit_pacs.errors import RetryLater
+from umit_pacs.node.lifecycle import Lifecycle
+from umit_pacs.node.workflows import running_workflows
+from umit_pacs.pipeline import Tools, assemble, sweep
 from umit_pacs.settings import Settings
+from umit_pacs.steps.assemble import CountInstances
+from umit_pacs.steps.route import seed_rules
+from umit_pacs.store.database import Catalogue, utc_now
+from umit_pacs.store.leases import expired_workers, remove_worker
+from umit_pacs.store.peers import peers_with_ae_title
+
+log = logging.getLogger(__name__)
+
+ASSEMBLE_INTERVAL_S = 0.5
+SWEEP_INTERVAL_S = 0.5
+TAKE_OVER_INTERVAL_S = 5.0
 
 
-def run_schedule(settings: Settings) -> None:
-    """Run the schedule process until it is told to stop."""
-    raise NotImplementedError(settings)
+def run_schedule(settings: Settings, *, supervisor: Connection | None = None) -> None:
+    """Run the clock until told to stop."""
+    life = Lifecycle.begin(settings, "schedule", supervisor)
+    with running_workflows(settings, life, Stage.ROUTE) as tools:
+        seed_rules(tools.catalogue, settings.store.folder)
+        count = peer_counts(tools.catalogue, settings)
+        jobs: dict[Callable[[], None], float] = {
+            lambda: assemble(tools, count): ASSEMBLE_INTERVAL_S,
+            lambda: sweep(tools): SWEEP_INTERVAL_S,
+            lambda: take_over_silent_workers(tools): TAKE_OVER_INTERVAL_S,
+        }
+        for job in jobs:
+            job()  # the first round in this thread: what is wrong ends the process before it says that it is ready
+        scheduler = BackgroundScheduler(timezone="UTC")
+        for job, interval_s in jobs.items():
+            # One at a time; a round that was missed is not made up for.
+            scheduler.add_job(_guarded(job), "interval", seconds=interval_s, max_instances=1, coalesce=True)
+        scheduler.start()
+        life.ready()
+        life.stop.wait()
+        scheduler.shutdown(wait=False)
+
+
+def _guarded(job: Callable[[], None]) -> Callable[[], None]:
+    """The job, with what may pass by itself logged; APScheduler logs the rest and goes on with the next round."""
+
+    def run() -> None:
+        try:
+            job()
+        except RetryLater as exc:
+            log.warning("round_missed", extra={"reason": exc.reason})
+
+    return run
+
+
+def take_over_silent_workers(tools: Tools) -> None:
+    """Give the work of processes that are silent for longer than their lease back to the queues."""
+    silent = expired_workers(tools.catalogue, utc_now())
+    if not silent:
+        return
+    count = take_over(silent)
+    for worker in silent:
+        remove_worker(tools.catalogue, worker)
+        log.warning("worker_silent", extra={"worker": worker, "workflows": count})
+
+
+def peer_counts(catalogue: Catalogue, settings: Settings) -> CountInstances:
+    """How `assemble` asks the peer that sent a study how many instances it has of it."""
+    timeouts = NetworkTimeouts(
+        connect_s=settings.deliver.connect_timeout_s, response_s=settings.deliver.response_timeout_s
+    )
+
+    def count(ae_title: str, study_uid: str) -> int | None:
+        for peer in peers_with_ae_title(catalogue, ae_title):
+            if peer.answers_query:
+                address = PeerAddress(ae_title=peer.ae_title, host=peer.host, port=peer.port)
+                return count_instances(
+                    address, study_uid, calling_ae_title=settings.listener.ae_title, timeouts=timeouts
+                )
+        return None
+
+    return count

@@ -30,8 +30,8 @@ class ProcessPlan:
     """One process to keep running."""
 
     name: str
-    #: `module:function`, called with the settings, `arguments`, and `supervisor=` the way to say that it is ready. A text,
-    #: so that this process imports none of them (work loads torch).
+    #: `module:function`, called with the settings, `arguments` and `supervisor=`, the way to say that it is ready.
+    #: A text, so that this process imports none of them (work loads torch).
     target: str
     arguments: tuple[Any, ...] = ()
 
@@ -39,7 +39,7 @@ class ProcessPlan:
 def plans(settings: Settings) -> tuple[ProcessPlan, ...]:
     """The processes of a whole node."""
     receivers = (
-        ProcessPlan(f"receive-{number}", "umit_pacs.node.receive_process:run_receive")
+        ProcessPlan(f"receive-{number}", "umit_pacs.node.receive_process:run_receive", (f"receive-{number}",))
         for number in range(settings.listener.processes)
     )
     workers = (

@@ -1,0 +1,146 @@
+"""deliver: the stored bytes of every result object to every destination, by C-STORE, until the peer has them."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
+from umit_pacs.dicom_network.sender import StoreOutcome, send_objects
+from umit_pacs.dicom_network.statuses import Outcome
+from umit_pacs.errors import RetryLater
+from umit_pacs.settings import DeliverSettings
+from umit_pacs.states import MISSING_REMARKS, DeliveryRemark, DeliveryState
+from umit_pacs.store import peers
+from umit_pacs.store.database import Catalogue
+from umit_pacs.store.deliveries import Delivery, change_delivery, deliveries
+from umit_pacs.store.files import PayloadFiles, file_sha256
+from umit_pacs.store.results import result_objects
+
+log = logging.getLogger(__name__)
+
+
+def deliver(
+    catalogue: Catalogue,
+    files: PayloadFiles,
+    settings: DeliverSettings,
+    input_set_id: str,
+    *,
+    calling_ae_title: str,
+    assert_may_act: Callable[[], None],
+    now: datetime,
+) -> None:
+    """Send what is due. Each delivery comes out SENT, PENDING with the time of its next attempt, or DEAD.
+
+    assert_may_act: raises when another process has taken the input set over; asked before anything is sent.
+    An object that the peer may or may not have got (no answer came) is sent again, with the same bytes.
+    """
+    sha256_of = {item.sop_instance_uid: item.sha256 for item in result_objects(catalogue, input_set_id)}
+    due: dict[str, list[Delivery]] = defaultdict(list)
+    for item in deliveries(catalogue, input_set_id=input_set_id, states={DeliveryState.PENDING}, due_at=now):
+        if file_sha256(files.path(item.relative_path)) == sha256_of[item.sop_instance_uid]:
+            due[item.peer].append(item)
+        else:
+            _bury(catalogue, item, DeliveryRemark.FILE_CHANGED, "the stored file is not the one that was composed")
+    for name, items in due.items():
+        destination = peers.peer(catalogue, name)
+        rests_until = _peer_rests_until(catalogue, name, now)
+        if destination is None:
+            detail = f"there is no peer {name}; `umit-pacs peers add`, then resend"
+            for item in items:
+                _bury(catalogue, item, DeliveryRemark.PEER_UNKNOWN, detail)
+        elif rests_until is not None:
+            detail = "the peer did not answer a moment ago"
+            for item in items:
+                _postpone(catalogue, settings, item, DeliveryRemark.PEER_AWAY, detail, now, rests_until)
+        else:
+            assert_may_act()
+            _send(catalogue, files, settings, destination, items, calling_ae_title, now)
+
+
+def _send(
+    catalogue: Catalogue,
+    files: PayloadFiles,
+    settings: DeliverSettings,
+    destination: peers.Peer,
+    items: Sequence[Delivery],
+    calling_ae_title: str,
+    now: datetime,
+) -> None:
+    address = PeerAddress(ae_title=destination.ae_title, host=destination.host, port=destination.port)
+    timeouts = NetworkTimeouts(connect_s=settings.connect_timeout_s, response_s=settings.response_timeout_s)
+    paths = [files.path(item.relative_path) for item in items]
+    try:
+        outcomes = send_objects(paths, address, calling_ae_title=calling_ae_title, timeouts=timeouts)
+    except RetryLater as exc:
+        log.warning("peer_away", extra={"peer": destination.name, "reason": exc.reason})
+        for item in items:
+            _postpone(catalogue, settings, item, DeliveryRemark.PEER_AWAY, exc.detail, now)
+        return
+    by_uid: Mapping[str, StoreOutcome] = {outcome.sop_instance_uid: outcome for outcome in outcomes}
+    for item in items:
+        _record(catalogue, settings, item, by_uid[item.sop_instance_uid], now)
+
+
+def _record(
+    catalogue: Catalogue, settings: DeliverSettings, item: Delivery, outcome: StoreOutcome, now: datetime
+) -> None:
+    status = DeliveryRemark.NO_ANSWER if outcome.status is None else f"{outcome.status:04X}"
+    match outcome.outcome:
+        case Outcome.STORED:
+            # `attempts` goes on counting only what confirmation found missing.
+            was_missing = item.last_status in MISSING_REMARKS
+            change_delivery(
+                catalogue,
+                item.delivery_id,
+                DeliveryState.SENT,
+                status=item.last_status if was_missing else status,
+                attempts_delta=0 if was_missing else -item.attempts,
+            )
+        case Outcome.LATER:
+            _postpone(catalogue, settings, item, status, outcome.detail, now)
+        case Outcome.REFUSED:
+            _bury(catalogue, item, status, outcome.detail or "the peer refused the object")
+
+
+def _postpone(
+    catalogue: Catalogue,
+    settings: DeliverSettings,
+    item: Delivery,
+    status: str,
+    detail: str,
+    now: datetime,
+    until: datetime | None = None,
+) -> None:
+    attempts = item.attempts + 1
+    if settings.has_given_up(attempts):
+        _bury(catalogue, item, DeliveryRemark.GAVE_UP, f"the peer was away for too long: {detail}")
+        return
+    change_delivery(
+        catalogue,
+        item.delivery_id,
+        DeliveryState.PENDING,
+        status=status,
+        detail=detail,
+        attempts_delta=1,
+        next_attempt_at=until or now + timedelta(seconds=settings.pause_s(attempts)),
+    )
+
+
+def _bury(catalogue: Catalogue, item: Delivery, status: str, detail: str) -> None:
+    change_delivery(catalogue, item.delivery_id, DeliveryState.DEAD, status=status, detail=detail, attempts_delta=1)
+
+
+def _peer_rests_until(catalogue: Catalogue, peer: str, now: datetime) -> datetime | None:
+    """When the peer is tried next, while another study's results wait because it did not answer.
+
+    One study's attempt stands for all: a thousand studies for a peer that is away cost one connection a pause.
+    """
+    times = [
+        item.next_attempt_at
+        for item in deliveries(catalogue, peer=peer, states={DeliveryState.PENDING})
+        if item.last_status == DeliveryRemark.PEER_AWAY and item.next_attempt_at is not None
+    ]
+    return min((time for time in times if time > now), default=None)

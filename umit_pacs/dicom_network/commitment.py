@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import queue
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import evt
+from pynetdicom.dsutils import decode
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
+from umit_pacs.dicom_network.requestor import NoCommonContext, association
+from umit_pacs.dicom_network.statuses import Refusal, Status
+from umit_pacs.errors import PeerRefused, PeerUnavailable, UmitPacsError
+
+_REQUEST_COMMITMENT = 1
+#: the peer will never answer another: no such class or instance, class not supported, no such action, unrecognised.
+_NEVER = frozenset({0x0112, 0x0118, 0x0119, 0x0122, 0x0123, 0x0211})
+#: (0008,1197) where a peer leaves it out.
+_PROCESSING_FAILURE = 0x0110
+
+
+class CommitmentNotSupported(UmitPacsError):
+    """The peer has no storage commitment; it can only be asked what it holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,4 +56,77 @@ def request_commitment(
     the request and will report on an association of its own, to the listener. Raises PeerUnavailable, PeerRefused, or
     CommitmentNotSupported.
     """
-    raise NotImplementedError
+    reports: queue.SimpleQueue[CommitmentReport] = queue.SimpleQueue()
+
+    def on_n_event_report(event: Any) -> tuple[int, None]:
+        syntax = event.context.transfer_syntax
+        try:
+            report = read_report(event.request.EventInformation.getvalue(), syntax)
+        except Refusal as exc:
+            return exc.status, None
+        if report.transaction_uid == transaction_uid:
+            reports.put(report)
+        return Status.SUCCESS, None
+
+    contexts = [(StorageCommitmentPushModel, (ExplicitVRLittleEndian, ImplicitVRLittleEndian))]
+    handlers = [(evt.EVT_N_EVENT_REPORT, on_n_event_report)]
+    try:
+        with association(
+            peer, contexts, calling_ae_title=calling_ae_title, timeouts=timeouts, event_handlers=handlers
+        ) as opened:
+            answer, _ = opened.send_n_action(
+                _action_information(transaction_uid, instances),
+                _REQUEST_COMMITMENT,
+                StorageCommitmentPushModel,
+                StorageCommitmentPushModelInstance,
+            )
+            _require_accepted(answer, peer)
+            try:
+                return reports.get(timeout=wait_for_report_s)
+            except queue.Empty:
+                return None
+    except NoCommonContext as exc:
+        raise CommitmentNotSupported from exc
+
+
+def read_report(event_information: bytes, transfer_syntax_uid: str) -> CommitmentReport:
+    """Read the data set of an N-EVENT-REPORT (PS3.4 table J.3-2).
+
+    Raises Refusal with PROCESSING_FAILURE when it cannot be read or names no transaction.
+    """
+    syntax = UID(transfer_syntax_uid)
+    try:
+        content = decode(BytesIO(event_information), syntax.is_implicit_VR, syntax.is_little_endian)
+        transaction_uid = str(content.get("TransactionUID", ""))
+        committed = tuple(str(item.ReferencedSOPInstanceUID) for item in content.get("ReferencedSOPSequence", ()))
+        failed = tuple(
+            (str(item.ReferencedSOPInstanceUID), int(item.get("FailureReason", _PROCESSING_FAILURE)))
+            for item in content.get("FailedSOPSequence", ())
+        )
+    except Exception as exc:  # pydicom raises anything on hostile input, RecursionError included
+        raise Refusal(Status.PROCESSING_FAILURE, "unreadable_report") from exc
+    if not transaction_uid:
+        raise Refusal(Status.PROCESSING_FAILURE, "report_without_transaction")
+    return CommitmentReport(transaction_uid=transaction_uid, committed=committed, failed=failed)
+
+
+def _require_accepted(answer: Dataset, peer: PeerAddress) -> None:
+    if "Status" not in answer:
+        raise PeerUnavailable(f"{peer.ae_title} does not answer the storage commitment request")
+    if answer.Status in _NEVER:
+        raise CommitmentNotSupported(f"{peer.ae_title} answers storage commitment with 0x{answer.Status:04X}")
+    if answer.Status != Status.SUCCESS:
+        raise PeerRefused(f"{peer.ae_title} answers storage commitment with 0x{answer.Status:04X}")
+
+
+def _action_information(transaction_uid: str, instances: Iterable[tuple[str, str]]) -> Dataset:
+    """PS3.4 table J.3-1."""
+    information = Dataset()
+    information.TransactionUID = transaction_uid
+    information.ReferencedSOPSequence = []
+    for sop_class_uid, sop_instance_uid in instances:
+        item = Dataset()
+        item.ReferencedSOPClassUID = sop_class_uid
+        item.ReferencedSOPInstanceUID = sop_instance_uid
+        information.ReferencedSOPSequence.append(item)
+    return information

@@ -1,13 +1,36 @@
-"""C-ECHO and C-FIND as SCU."""
+"""C-ECHO and C-FIND as SCU (PS3.4 Annexes A and C)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom.association import Association
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
+from umit_pacs.dicom_network.requestor import NoCommonContext, association
+from umit_pacs.errors import PeerRefused, PeerUnavailable
+
+_PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_PENDING = (0xFF00, 0xFF01)
+_SUCCESS = 0x0000
+
+
+class _NotAnswered(Exception):
+    """The peer does not answer such a question."""
 
 
 def echo(peer: PeerAddress, *, calling_ae_title: str, timeouts: NetworkTimeouts) -> None:
     """Ask the peer whether it is there; raises PeerUnavailable or PeerRefused when not."""
-    raise NotImplementedError
+    with association(peer, [(Verification, _PLAIN)], calling_ae_title=calling_ae_title, timeouts=timeouts) as opened:
+        answer = opened.send_c_echo()
+    if "Status" not in answer:
+        raise PeerUnavailable(f"{peer.ae_title} does not answer C-ECHO")
+    if answer.Status != _SUCCESS:
+        raise PeerRefused(f"{peer.ae_title} answers C-ECHO with 0x{answer.Status:04X}")
 
 
 def count_instances(
@@ -15,9 +38,14 @@ def count_instances(
 ) -> int | None:
     """How many instances of a study the peer holds; None when it does not say.
 
-    Raises PeerUnavailable or PeerRefused.
+    The study's own count is asked first; a peer that leaves it out (it is optional) has its series asked, then its
+    instances counted. Raises PeerUnavailable or PeerRefused.
     """
-    raise NotImplementedError
+    try:
+        with _query_association(peer, calling_ae_title, timeouts) as opened:
+            return _count(opened, study_instance_uid)
+    except (_NotAnswered, NoCommonContext):
+        return None
 
 
 def instances_held(
@@ -32,4 +60,75 @@ def instances_held(
 
     Raises PeerUnavailable or PeerRefused.
     """
-    raise NotImplementedError
+    try:
+        with _query_association(peer, calling_ae_title, timeouts) as opened:
+            return _instances_of_series(opened, study_instance_uid, series_instance_uid)
+    except (_NotAnswered, NoCommonContext):
+        return None
+
+
+def _query_association(
+    peer: PeerAddress, calling_ae_title: str, timeouts: NetworkTimeouts
+) -> AbstractContextManager[Association]:
+    contexts = [(StudyRootQueryRetrieveInformationModelFind, _PLAIN)]
+    return association(peer, contexts, calling_ae_title=calling_ae_title, timeouts=timeouts)
+
+
+def _count(opened: Association, study_instance_uid: str) -> int | None:
+    studies = list(_find(opened, "STUDY", StudyInstanceUID=study_instance_uid, NumberOfStudyRelatedInstances=None))
+    if not studies:
+        return 0
+    if (count := _number(studies[0], "NumberOfStudyRelatedInstances")) is not None:
+        return count
+    total = 0
+    for series in list(
+        _find(
+            opened,
+            "SERIES",
+            StudyInstanceUID=study_instance_uid,
+            SeriesInstanceUID="",
+            NumberOfSeriesRelatedInstances=None,
+        )
+    ):
+        count = _number(series, "NumberOfSeriesRelatedInstances")
+        if count is None:
+            count = len(_instances_of_series(opened, study_instance_uid, str(series.get("SeriesInstanceUID", ""))))
+        total += count
+    return total
+
+
+def _instances_of_series(opened: Association, study_instance_uid: str, series_instance_uid: str) -> set[str]:
+    found = _find(
+        opened, "IMAGE", StudyInstanceUID=study_instance_uid, SeriesInstanceUID=series_instance_uid, SOPInstanceUID=""
+    )
+    return {str(answer.SOPInstanceUID) for answer in found if "SOPInstanceUID" in answer}
+
+
+def _find(opened: Association, level: str, **keys: str | None) -> Iterator[Dataset]:
+    """The matches of one C-FIND. Raises _NotAnswered when the peer refuses it, PeerUnavailable when it falls silent."""
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(identifier, keyword, value)
+    try:
+        answers = opened.send_c_find(identifier, StudyRootQueryRetrieveInformationModelFind)
+    except RuntimeError as exc:
+        raise PeerUnavailable from exc
+    for status, match in answers:
+        if "Status" not in status:
+            raise PeerUnavailable("the peer does not answer C-FIND")
+        if status.Status in _PENDING and match is not None:
+            yield match
+        elif status.Status >> 8 == 0xA7:
+            raise PeerRefused("the peer is out of resources")
+        elif status.Status != _SUCCESS:
+            raise _NotAnswered
+
+
+def _number(answer: Dataset, keyword: str) -> int | None:
+    """An integer string; None when the peer left it out or it is none."""
+    value = answer.get(keyword)
+    try:
+        return None if value is None or value == "" else int(value)
+    except (TypeError, ValueError):
+        return None

@@ -1,13 +1,17 @@
-"""C-STORE as SCU: the stored bytes, exactly as they are."""
+"""C-STORE as SCU: the stored bytes, exactly as they are, so that a retry sends the same again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pynetdicom.association import Association
+
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
-from umit_pacs.dicom_network.statuses import Outcome
+from umit_pacs.dicom_network.part10 import FileMeta, read_file_meta
+from umit_pacs.dicom_network.requestor import MAXIMUM_CONTEXTS, NoCommonContext, association
+from umit_pacs.dicom_network.statuses import Outcome, outcome_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +22,7 @@ class StoreOutcome:
     outcome: Outcome
     #: the DIMSE status, None when there was no answer (the object may or may not have arrived).
     status: int | None
+    #: a stable word where there is no status: not_sent, no_answer, context_not_accepted.
     detail: str = ""
 
 
@@ -30,6 +35,67 @@ def send_objects(
 ) -> list[StoreOutcome]:
     """Send Part 10 files over one association; one outcome per path, in order.
 
-    Raises PeerUnavailable when no association comes about and PeerRefused when the peer rejects it.
+    Each object's SOP class is proposed with the file's own transfer syntax and no other, so nothing is converted. When
+    the association ends early, what was not sent is LATER. Raises PeerUnavailable when no association comes about and
+    PeerRefused when the peer rejects it; nothing was sent then.
     """
-    raise NotImplementedError
+    outcomes: list[StoreOutcome] = []
+    for part in _parts([(path, read_file_meta(path)[0]) for path in paths]):
+        outcomes += _send_part(part, peer, calling_ae_title, timeouts)
+    return outcomes
+
+
+def _send_part(
+    objects: Sequence[tuple[Path, FileMeta]], peer: PeerAddress, calling_ae_title: str, timeouts: NetworkTimeouts
+) -> list[StoreOutcome]:
+    contexts = [(sop_class, [syntax]) for sop_class, syntax in dict.fromkeys(_context_of(meta) for _, meta in objects)]
+    try:
+        with association(peer, contexts, calling_ae_title=calling_ae_title, timeouts=timeouts) as opened:
+            accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in opened.accepted_contexts}
+            return [
+                _send_one(opened, path, meta, message_id) if _context_of(meta) in accepted else _refused(meta)
+                for message_id, (path, meta) in enumerate(objects, start=1)
+            ]
+    except NoCommonContext:
+        return [_refused(meta) for _, meta in objects]
+
+
+def _send_one(opened: Association, path: Path, meta: FileMeta, message_id: int) -> StoreOutcome:
+    uid = meta.sop_instance_uid
+    if not opened.is_established:
+        return StoreOutcome(sop_instance_uid=uid, outcome=Outcome.LATER, status=None, detail="not_sent")
+    try:
+        answer = opened.send_c_store(path, msg_id=message_id % 0xFFFF)
+    except RuntimeError:
+        # pynetdicom's word for an association that ended since it was looked at.
+        return StoreOutcome(sop_instance_uid=uid, outcome=Outcome.LATER, status=None, detail="not_sent")
+    status = int(answer.Status) if "Status" in answer else None
+    detail = "" if status is not None else "no_answer"
+    return StoreOutcome(sop_instance_uid=uid, outcome=outcome_of(status), status=status, detail=detail)
+
+
+def _refused(meta: FileMeta) -> StoreOutcome:
+    return StoreOutcome(
+        sop_instance_uid=meta.sop_instance_uid,
+        outcome=Outcome.REFUSED,
+        status=None,
+        detail="context_not_accepted",
+    )
+
+
+def _context_of(meta: FileMeta) -> tuple[str, str]:
+    return meta.sop_class_uid, meta.transfer_syntax_uid
+
+
+def _parts(objects: Sequence[tuple[Path, FileMeta]]) -> Iterator[list[tuple[Path, FileMeta]]]:
+    """Parts that need no more presentation contexts than one association can carry."""
+    part: list[tuple[Path, FileMeta]] = []
+    contexts: set[tuple[str, str]] = set()
+    for item in objects:
+        if _context_of(item[1]) not in contexts and len(contexts) == MAXIMUM_CONTEXTS:
+            yield part
+            part, contexts = [], set()
+        contexts.add(_context_of(item[1]))
+        part.append(item)
+    if part:
+        yield part

@@ -20,7 +20,7 @@ class Status(enum.IntEnum):
     DATA_SET_MISMATCH = 0xA900
     CANNOT_UNDERSTAND = 0xC000
     PROCESSING_FAILURE = 0x0110
-    NO_SUCH_SOP_CLASS = 0x0118
+    NO_SUCH_INSTANCE = 0x0112
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     NOT_AUTHORISED = 0x0124
     UNRECOGNISED_OPERATION = 0x0211
@@ -29,7 +29,7 @@ class Status(enum.IntEnum):
 
 
 class Refusal(Exception):
-    """A C-STORE request is answered with this status instead of success."""
+    """A request is answered with this status instead of success."""
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)

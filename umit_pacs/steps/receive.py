@@ -1,26 +1,332 @@
-"""Receive: take instances from the network into the store, durably, and record them."""
+"""Receive: take instances from the network into the store, durably, and have them recorded.
+
+For each C-STORE: temporary file, checks, fsync, final name without overwriting, fsync of the folder, then the answer.
+The row follows within a moment; `record_leftovers` makes it at the next start when the process died in between.
+
+What cannot be an input is kept aside with its reason: an instance UID that is known with other bytes (the first stays
+and the answer is a warning, B000: what is held differs from what was sent; a failure would make a PACS that corrected a
+header resend for ever and stop the rest of its job), UIDs that are none or not those of the command (A900), and what
+cannot be read (C000).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from umit_pacs.dicom_network.admission import Doorkeeper
+from umit_pacs.dicom_network.commitment import read_report
+from umit_pacs.dicom_network.data_sets import Identity, NotUnderstood, read_identity
+from umit_pacs.dicom_network.listener import Listener
+from umit_pacs.dicom_network.negotiation import AssociationRequest
+from umit_pacs.dicom_network.part10 import FileMeta, encode_file_meta, read_file_meta
+from umit_pacs.dicom_network.services import Admission, IncomingDataSet, StoreAnswer, StoreRequest
+from umit_pacs.dicom_network.statuses import Refusal, Status
+from umit_pacs.errors import StoreFull
+from umit_pacs.handoffs import InstanceUID, SeriesUID, StoredInstance, StudyUID
 from umit_pacs.settings import Settings
-from umit_pacs.store.files import PayloadFiles
+from umit_pacs.store.database import Catalogue
+from umit_pacs.store.deliveries import record_commitment_event
+from umit_pacs.store.files import PayloadFiles, instance_path, is_valid_uid, quarantine_path
+from umit_pacs.store.instances import Quarantined
+from umit_pacs.store.peers import Peer, peers
+from umit_pacs.store.recorder import OTHER_BYTES, Recorder
+
+log = logging.getLogger(__name__)
+
+#: an administrator's change of a peer takes effect after this long.
+_PEERS_AGE_S = 1.0
+_RECORDER_STOP_S = 10.0
+_HASH_BYTES = 1024 * 1024
 
 
 class Receiver:
     """The receiving side of one process: listener, store and recorder."""
 
-    def __init__(self, settings: Settings, catalogue: object, files: PayloadFiles) -> None:
-        raise NotImplementedError
+    def __init__(self, settings: Settings, catalogue: Catalogue, files: PayloadFiles) -> None:
+        self._files = files
+        self._recorder = Recorder(catalogue, files)
+        services = _Services(settings, catalogue, files, self._recorder)
+        self._listener = Listener(settings.listener, services)
 
     @property
     def port(self) -> int:
         """The TCP port that is listened on, once started."""
-        raise NotImplementedError
+        return self._listener.port
 
     def start(self) -> None:
-        """Record what a crashed receiver left behind, then listen."""
-        raise NotImplementedError
+        """Record what a crashed receiver left behind, then listen.
+
+        Raises InvalidConfiguration when the address cannot be used, StoreFull or StoreFailed when the store cannot be
+        written, and what the catalogue raises.
+        """
+        count = record_leftovers(self._files, self._recorder)
+        if count:
+            log.warning("leftovers_recorded", extra={"files": count})
+        self._recorder.start()
+        self._listener.start()
 
     def stop(self, grace_s: float) -> None:
         """Refuse new associations, let running ones end within `grace_s` seconds, abort the rest, record everything."""
-        raise NotImplementedError
+        self._listener.stop(grace_s)
+        if not self._recorder.stop(_RECORDER_STOP_S):
+            log.warning("rows_left_for_next_start", extra={"files": self._recorder.backlog})
+
+
+class _Services:
+    """The node behind the listener: admission, storage and commitment reports. Called from many threads."""
+
+    def __init__(self, settings: Settings, catalogue: Catalogue, files: PayloadFiles, recorder: Recorder) -> None:
+        self._minimum_free_bytes = settings.store.minimum_free_bytes
+        self._catalogue = catalogue
+        self._files = files
+        self._recorder = recorder
+        self._doorkeeper = Doorkeeper(settings.listener.ae_title)
+        self._peers: tuple[Peer, ...] = ()
+        self._peers_read_at = -_PEERS_AGE_S
+        self._peers_lock = threading.Lock()
+
+    def admit(self, request: AssociationRequest) -> Admission:
+        return self._doorkeeper.judge(request, self._current_peers())
+
+    def open_data_set(self, request: StoreRequest) -> IncomingDataSet:
+        self._recorder.require_room()
+        if self._files.free_bytes() < self._minimum_free_bytes:
+            raise StoreFull
+        return _ReceivedDataSet(request, self._files, self._recorder)
+
+    def on_commitment_report(self, event_information: bytes, transfer_syntax_uid: str) -> None:
+        report = read_report(event_information, transfer_syntax_uid)
+        is_ours = record_commitment_event(self._catalogue, report.transaction_uid, report.committed, report.failed)
+        if not is_ours:
+            raise Refusal(Status.NO_SUCH_INSTANCE, "unknown_transaction")
+        fields = {"committed": len(report.committed), "failed": len(report.failed)}
+        log.info("commitment_reported", extra=fields)
+
+    def _current_peers(self) -> tuple[Peer, ...]:
+        with self._peers_lock:
+            now = time.monotonic()
+            if now - self._peers_read_at >= _PEERS_AGE_S:
+                self._peers = peers(self._catalogue)
+                self._peers_read_at = now
+            return self._peers
+
+
+# --- C-STORE -----------------------------------------------------------------------------------------------------
+
+
+class _ReceivedDataSet:
+    """One data set on its way from the network into the store."""
+
+    def __init__(self, request: StoreRequest, files: PayloadFiles, recorder: Recorder) -> None:
+        self._request = request
+        self._files = files
+        self._recorder = recorder
+        self._digest = hashlib.sha256()
+        self._meta = FileMeta(
+            sop_class_uid=request.sop_class_uid,
+            # What is no UID does not get into a file of ours; the row tells what was claimed.
+            sop_instance_uid=request.sop_instance_uid if is_valid_uid(request.sop_instance_uid) else "",
+            transfer_syntax_uid=request.transfer_syntax_uid,
+            sending_ae_title=request.calling_ae_title,
+            receiving_ae_title=request.called_ae_title,
+            sending_host=request.peer_host,
+        )
+        self._file = files.open_incoming()
+        try:
+            self._file.write(encode_file_meta(self._meta))
+        except BaseException:
+            self._file.discard()
+            raise
+        self._data_set_offset = self._file.size_bytes
+
+    def write(self, fragment: memoryview) -> None:
+        self._file.write(fragment)
+        self._digest.update(fragment)
+
+    def finish(self) -> StoreAnswer:
+        try:
+            return self._keep()
+        finally:
+            # What the recorder has not taken over leaves nothing below `incoming/`.
+            if not self._file.is_closed:
+                self._file.discard()
+
+    def abandon(self) -> None:
+        self._file.discard()
+
+    def _keep(self) -> StoreAnswer:
+        """Store the instance, or keep it aside."""
+        identity: Identity | None = None
+        try:
+            identity = read_identity(self._read_head, self._meta.transfer_syntax_uid)
+            require_consistent(identity, self._meta)
+        except NotUnderstood as exc:
+            return self._keep_aside(Refusal(Status.CANNOT_UNDERSTAND, "cannot_understand"), identity, str(exc))
+        except Refusal as exc:
+            return self._keep_aside(exc, identity)
+        relative_path = instance_path(identity.study_instance_uid, identity.sop_instance_uid)
+        path = self._files.path(relative_path)
+        if not path.exists():
+            self._file.make_durable()
+            if self._file.keep_as(relative_path):
+                self._hand_over(stored_instance(self._meta, identity, relative_path, **self._figures()))
+                return StoreAnswer(status=Status.SUCCESS)
+        if data_set_sha256(path) == self._digest.hexdigest():
+            # Its first writer may be just between giving it its name and flushing the folder.
+            self._files.flush_folder_of(relative_path)
+            return StoreAnswer(status=Status.SUCCESS)
+        return self._keep_aside(Refusal(Status.ANOTHER_DATA_SET_IS_HELD, OTHER_BYTES), identity)
+
+    def _keep_aside(self, refusal: Refusal, identity: Identity | None, detail: str = "") -> StoreAnswer:
+        figures = self._figures()
+        self._file.make_durable()
+        self._file.keep_as(quarantine_path(figures["sha256"]))
+        claimed = _printable(self._request.sop_instance_uid)
+        self._hand_over(quarantined(self._meta, identity, refusal.reason, claimed, detail, **figures))
+        fields = {"reason": refusal.reason, "calling_ae_title": self._meta.sending_ae_title}
+        log.warning("kept_aside", extra=fields)
+        return StoreAnswer(status=refusal.status, reason=refusal.reason)
+
+    def _hand_over(self, record: StoredInstance | Quarantined) -> None:
+        self._file.close()
+        self._recorder.add(record, self._file.path)
+
+    def _figures(self) -> _Figures:
+        return {
+            "sha256": self._digest.hexdigest(),
+            "size_bytes": self._file.size_bytes,
+            "received_at": datetime.now(UTC),
+        }
+
+    def _read_head(self, size_bytes: int) -> bytes:
+        return self._file.read_head(size_bytes, offset=self._data_set_offset)
+
+
+def require_consistent(identity: Identity, meta: FileMeta) -> None:
+    """Raise Refusal (A900) unless all UIDs are UIDs and the data set is the one that the command announced."""
+    if not is_valid_uid(meta.sop_instance_uid) or not is_valid_uid(identity.sop_instance_uid):
+        raise Refusal(Status.DATA_SET_MISMATCH, "invalid_sop_instance_uid")
+    if not is_valid_uid(identity.study_instance_uid):
+        raise Refusal(Status.DATA_SET_MISMATCH, "invalid_study_instance_uid")
+    if not is_valid_uid(identity.series_instance_uid):
+        raise Refusal(Status.DATA_SET_MISMATCH, "invalid_series_instance_uid")
+    if identity.sop_instance_uid != meta.sop_instance_uid:
+        raise Refusal(Status.DATA_SET_MISMATCH, "other_sop_instance_uid")
+    if identity.sop_class_uid != meta.sop_class_uid:
+        raise Refusal(Status.DATA_SET_MISMATCH, "other_sop_class")
+
+
+# --- rows --------------------------------------------------------------------------------------------------------
+
+
+class _Figures(TypedDict):
+    sha256: str
+    size_bytes: int
+    received_at: datetime
+
+
+def stored_instance(
+    meta: FileMeta, identity: Identity, relative_path: str, **figures: Unpack[_Figures]
+) -> StoredInstance:
+    """The row of a stored instance; everything in it stands in the file."""
+    return StoredInstance(
+        study_instance_uid=StudyUID(identity.study_instance_uid),
+        series_instance_uid=SeriesUID(identity.series_instance_uid),
+        sop_instance_uid=InstanceUID(identity.sop_instance_uid),
+        sop_class_uid=identity.sop_class_uid,
+        transfer_syntax_uid=meta.transfer_syntax_uid,
+        calling_ae_title=meta.sending_ae_title,
+        called_ae_title=meta.receiving_ae_title,
+        peer_host=meta.sending_host,
+        relative_path=relative_path,
+        **figures,
+    )
+
+
+def quarantined(
+    meta: FileMeta,
+    identity: Identity | None,
+    reason: str,
+    claimed_uid: str,
+    detail: str,
+    **figures: Unpack[_Figures],
+) -> Quarantined:
+    """The row of something kept aside."""
+    return Quarantined(
+        reason=reason,
+        relative_path=quarantine_path(figures["sha256"]),
+        calling_ae_title=meta.sending_ae_title,
+        peer_host=meta.sending_host,
+        detail=detail,
+        study_instance_uid=_printable(identity.study_instance_uid) if identity else "",
+        sop_instance_uid=claimed_uid,
+        **figures,
+    )
+
+
+def data_set_sha256(path: Path) -> str:
+    """Hex SHA-256 of the data set in a stored file, without preamble and file meta information."""
+    _, offset = read_file_meta(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(offset)
+        while chunk := file.read(_HASH_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _printable(text: str) -> str:
+    """What a peer claimed to be a UID, fit for a column: the first 64 characters, the strange ones replaced."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:64])
+
+
+# --- after a crash -----------------------------------------------------------------------------------------------
+
+
+def record_leftovers(files: PayloadFiles, recorder: Recorder) -> int:
+    """Record the durable files whose writer died before their rows were certain; returns how many there were."""
+    count = 0
+    for incoming_path in files.leftovers():
+        recorder.record_now(_record_of(incoming_path, files), incoming_path)
+        count += 1
+    return count
+
+
+def _record_of(incoming_path: Path, files: PayloadFiles) -> StoredInstance | Quarantined:
+    """The row of a finished file, made again from the file alone."""
+    meta, offset = read_file_meta(incoming_path)
+    status = incoming_path.stat()
+    figures: _Figures = {
+        "sha256": data_set_sha256(incoming_path),
+        "size_bytes": status.st_size,
+        "received_at": datetime.fromtimestamp(status.st_mtime, UTC),
+    }
+    reason, identity = OTHER_BYTES, None
+    try:
+        identity = read_identity(_head_reader(incoming_path, offset), meta.transfer_syntax_uid)
+        require_consistent(identity, meta)
+        relative_path = instance_path(identity.study_instance_uid, identity.sop_instance_uid)
+        path = files.path(relative_path)
+        if path.exists() and path.samefile(incoming_path):
+            return stored_instance(meta, identity, relative_path, **figures)
+    except NotUnderstood:
+        reason = "cannot_understand"
+    except Refusal as exc:
+        reason = exc.reason
+    return quarantined(meta, identity, reason, meta.sop_instance_uid, "recorded after a restart", **figures)
+
+
+def _head_reader(path: Path, offset: int) -> Callable[[int], bytes]:
+    def read_head(size_bytes: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size_bytes)
+
+    return read_head

@@ -52,6 +52,11 @@ def instance_path(study_instance_uid: str, sop_instance_uid: str) -> str:
     return f"instances/{spread}/{study_instance_uid}/{sop_instance_uid}.dcm"
 
 
+def quarantine_path(sha256: str) -> str:
+    """Where something kept aside lives below the store's folder; the same bytes again take no more room."""
+    return f"quarantine/{sha256[:2]}/{sha256}.dcm"
+
+
 class PayloadFiles:
     """The folder tree of payload files below `root`."""
 
@@ -125,12 +130,30 @@ class PayloadFiles:
             raise FileExistsError(errno.EEXIST, "the path holds other bytes", relative_path)
         return digest.hexdigest(), size_bytes
 
+    def move_to_quarantine(self, relative_path: str, sha256: str) -> str:
+        """Move a file aside, durably; returns its path there. Doing it twice is the same as once."""
+        aside = quarantine_path(sha256)
+        source, target = self.path(relative_path), self.path(aside)
+        with self.translated_errors():
+            make_folder_durably(target.parent)
+            if source.exists():
+                _link_unless_taken(source, target)
+                flush_folder(target.parent)
+                source.unlink(missing_ok=True)
+                flush_folder(source.parent)
+        return aside
+
     def open_incoming(self, *, suffix: str = ".part") -> IncomingFile:
         """A new file below `incoming/`. Raises StoreFull or StoreFailed."""
         with self.translated_errors():
             path = self._own_folder() / f"{secrets.token_hex(12)}{suffix}"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         return IncomingFile(self, path, descriptor)
+
+    def flush_folder_of(self, relative_path: str) -> None:
+        """Make the name of an existing file durable; raises StoreFailed."""
+        with self.translated_errors(is_flush=True):
+            flush_folder(self.path(relative_path).parent)
 
     def leftovers(self) -> Iterator[Path]:
         """Finished files below `incoming/` that writers left which no longer run; their rows may be missing.
@@ -233,6 +256,10 @@ class IncomingFile:
         # Also when the name was taken: another writer may have linked it a moment ago and not flushed it yet.
         self._flush_folder(target.parent)
         return is_new
+
+    @property
+    def is_closed(self) -> bool:
+        return self._descriptor < 0
 
     def close(self) -> None:
         """Close the file and leave its name below `incoming/` for whoever makes sure of the row."""

@@ -1,0 +1,228 @@
+"""Association negotiation as acceptor (PS3.8 9.3.2, 9.3.3; PS3.7 Annex D): what is asked, and what is answered."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from umit_pacs import __version__
+from umit_pacs.dicom_network.pdus import HEADER, PDUType, ProtocolViolation
+from umit_pacs.dicom_network.supported_classes import is_supported_class, transfer_syntaxes_of
+
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+#: derived from a UUID (PS3.5 B.2), once and for all.
+IMPLEMENTATION_CLASS_UID = "2.25.188395013340815142076962846151209206265"
+IMPLEMENTATION_VERSION_NAME = f"UMIT_PACS_{__version__}"[:16]
+
+_ITEM = struct.Struct(">BxH")
+#: protocol version, reserved, called and calling AE title, reserved.
+_FIXED_PART = struct.Struct(">H2x16s16s32x")
+_MAXIMUM_CONTEXTS = 128
+
+_APPLICATION_CONTEXT_ITEM = 0x10
+_PROPOSED_CONTEXT_ITEM = 0x20
+_ANSWERED_CONTEXT_ITEM = 0x21
+_ABSTRACT_SYNTAX_ITEM = 0x30
+_TRANSFER_SYNTAX_ITEM = 0x40
+_USER_INFORMATION_ITEM = 0x50
+_MAXIMUM_LENGTH_ITEM = 0x51
+_IMPLEMENTATION_CLASS_ITEM = 0x52
+_ROLE_ITEM = 0x54
+_IMPLEMENTATION_VERSION_ITEM = 0x55
+
+_ACCEPTED = 0
+_ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
+_TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProposedContext:
+    """One presentation context that the requestor proposes."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntaxes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AssociationRequest:
+    """What a peer asks for when it opens an association."""
+
+    calling_ae_title: str
+    called_ae_title: str
+    #: IP address of the peer.
+    peer_host: str
+    protocol_version: int
+    application_context: str
+    contexts: tuple[ProposedContext, ...]
+    #: longest P-DATA-TF PDU that the peer accepts; 0: no limit.
+    maximum_pdu_bytes: int
+    #: SOP class: (requestor may be SCU, requestor may be SCP), where the requestor says.
+    roles: dict[str, tuple[bool, bool]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AcceptedContext:
+    """A presentation context that both sides use."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+def read_request(body: bytes | memoryview, *, peer_host: str) -> AssociationRequest:
+    """Read the body of an A-ASSOCIATE-RQ PDU. Raises ProtocolViolation when it is malformed."""
+    if len(body) < _FIXED_PART.size:
+        raise ProtocolViolation("associate_request_length")
+    protocol_version, called, calling = _FIXED_PART.unpack_from(body)
+    application_context = ""
+    contexts: list[ProposedContext] = []
+    maximum_pdu_bytes = 0
+    roles: dict[str, tuple[bool, bool]] = {}
+    for kind, content in _items(memoryview(body)[_FIXED_PART.size :]):
+        if kind == _APPLICATION_CONTEXT_ITEM:
+            application_context = _uid(content)
+        elif kind == _PROPOSED_CONTEXT_ITEM:
+            contexts.append(_proposed_context(content))
+        elif kind == _USER_INFORMATION_ITEM:
+            maximum_pdu_bytes, roles = _user_information(content)
+    _require_distinct(contexts)
+    return AssociationRequest(
+        calling_ae_title=_ae_title(calling),
+        called_ae_title=_ae_title(called),
+        peer_host=peer_host,
+        protocol_version=protocol_version,
+        application_context=application_context,
+        contexts=tuple(contexts),
+        maximum_pdu_bytes=maximum_pdu_bytes,
+        roles=roles,
+    )
+
+
+def accept(request: AssociationRequest, *, maximum_pdu_bytes: int) -> tuple[bytes, dict[int, AcceptedContext]]:
+    """The A-ASSOCIATE-AC PDU for `request`, and the accepted contexts by their id.
+
+    Of each context's transfer syntaxes the first supported one is taken, in the requestor's order.
+    """
+    accepted: dict[int, AcceptedContext] = {}
+    items = _item(_APPLICATION_CONTEXT_ITEM, APPLICATION_CONTEXT.encode("ascii"))
+    for proposed in request.contexts:
+        result, transfer_syntax = _answer(proposed)
+        if result == _ACCEPTED:
+            accepted[proposed.context_id] = AcceptedContext(
+                context_id=proposed.context_id,
+                abstract_syntax=proposed.abstract_syntax,
+                transfer_syntax=transfer_syntax,
+            )
+        syntax_item = _item(_TRANSFER_SYNTAX_ITEM, transfer_syntax.encode("ascii"))
+        items += _item(_ANSWERED_CONTEXT_ITEM, bytes((proposed.context_id, 0, result, 0)) + syntax_item)
+    items += _item(_USER_INFORMATION_ITEM, _own_information(request, maximum_pdu_bytes))
+    titles = (request.called_ae_title, request.calling_ae_title)
+    fixed = _FIXED_PART.pack(1, *(title.encode("ascii", "replace").ljust(16) for title in titles))
+    return HEADER.pack(PDUType.ASSOCIATE_AC, len(fixed) + len(items)) + fixed + items, accepted
+
+
+def _answer(proposed: ProposedContext) -> tuple[int, str]:
+    if not is_supported_class(proposed.abstract_syntax):
+        return _ABSTRACT_SYNTAX_NOT_SUPPORTED, proposed.transfer_syntaxes[0]
+    supported = transfer_syntaxes_of(proposed.abstract_syntax)
+    for transfer_syntax in proposed.transfer_syntaxes:
+        if transfer_syntax in supported:
+            return _ACCEPTED, transfer_syntax
+    return _TRANSFER_SYNTAXES_NOT_SUPPORTED, proposed.transfer_syntaxes[0]
+
+
+def _own_information(request: AssociationRequest, maximum_pdu_bytes: int) -> bytes:
+    information = _item(_MAXIMUM_LENGTH_ITEM, struct.pack(">L", maximum_pdu_bytes))
+    information += _item(_IMPLEMENTATION_CLASS_ITEM, IMPLEMENTATION_CLASS_UID.encode("ascii"))
+    for sop_class_uid, (is_scu, is_scp) in request.roles.items():
+        if is_supported_class(sop_class_uid):
+            uid = sop_class_uid.encode("ascii")
+            information += _item(_ROLE_ITEM, struct.pack(">H", len(uid)) + uid + bytes((is_scu, is_scp)))
+    return information + _item(_IMPLEMENTATION_VERSION_ITEM, IMPLEMENTATION_VERSION_NAME.encode("ascii"))
+
+
+def _proposed_context(content: memoryview) -> ProposedContext:
+    if len(content) < 4:
+        raise ProtocolViolation("presentation_context")
+    abstract_syntax = ""
+    transfer_syntaxes = []
+    for kind, value in _items(content[4:]):
+        if kind == _ABSTRACT_SYNTAX_ITEM:
+            abstract_syntax = _uid(value)
+        elif kind == _TRANSFER_SYNTAX_ITEM:
+            transfer_syntaxes.append(_uid(value))
+    if not abstract_syntax or not transfer_syntaxes:
+        raise ProtocolViolation("presentation_context")
+    return ProposedContext(
+        context_id=content[0], abstract_syntax=abstract_syntax, transfer_syntaxes=tuple(transfer_syntaxes)
+    )
+
+
+def _require_distinct(contexts: list[ProposedContext]) -> None:
+    """PS3.8 9.3.2.2: ids are odd, 1 to 255, each used once."""
+    ids = [context.context_id for context in contexts]
+    if not ids or len(ids) > _MAXIMUM_CONTEXTS or len(set(ids)) != len(ids) or any(number % 2 == 0 for number in ids):
+        raise ProtocolViolation("presentation_context_ids")
+
+
+def _user_information(content: memoryview) -> tuple[int, dict[str, tuple[bool, bool]]]:
+    maximum_pdu_bytes = 0
+    roles: dict[str, tuple[bool, bool]] = {}
+    for kind, value in _items(content):
+        if kind == _MAXIMUM_LENGTH_ITEM:
+            if len(value) != 4:
+                raise ProtocolViolation("maximum_length")
+            (maximum_pdu_bytes,) = struct.unpack(">L", value)
+        elif kind == _ROLE_ITEM:
+            sop_class_uid, is_scu, is_scp = _role(value)
+            roles[sop_class_uid] = (is_scu, is_scp)
+    # A peer that takes less than one fragment header a PDU could never be answered.
+    if 0 < maximum_pdu_bytes < 64:
+        raise ProtocolViolation("maximum_length")
+    return maximum_pdu_bytes, roles
+
+
+def _role(value: memoryview) -> tuple[str, bool, bool]:
+    if len(value) < 4:
+        raise ProtocolViolation("role_selection")
+    (uid_length,) = struct.unpack_from(">H", value)
+    if len(value) != uid_length + 4:
+        raise ProtocolViolation("role_selection")
+    return _uid(value[2 : 2 + uid_length]), bool(value[-2]), bool(value[-1])
+
+
+def _items(content: memoryview) -> Iterator[tuple[int, memoryview]]:
+    position = 0
+    while position < len(content):
+        if len(content) - position < _ITEM.size:
+            raise ProtocolViolation("item_length")
+        kind, length = _ITEM.unpack_from(content, position)
+        start = position + _ITEM.size
+        position = start + length
+        if position > len(content):
+            raise ProtocolViolation("item_length")
+        yield kind, content[start:position]
+
+
+def _item(kind: int, content: bytes) -> bytes:
+    return _ITEM.pack(kind, len(content)) + content
+
+
+def _uid(content: memoryview) -> str:
+    try:
+        return bytes(content).rstrip(b"\0 ").decode("ascii")
+    except UnicodeDecodeError as exc:
+        raise ProtocolViolation("uid") from exc
+
+
+def _ae_title(content: bytes) -> str:
+    """Leading and trailing spaces are not significant (PS3.8 9.3.2); other control characters do not occur."""
+    try:
+        title = content.decode("ascii").strip(" \0")
+    except UnicodeDecodeError as exc:
+        raise ProtocolViolation("ae_title") from exc
+    if not title.isprintable() or "\\" in title:
+        raise ProtocolViolation("ae_title")
+    return title

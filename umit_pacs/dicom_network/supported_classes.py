@@ -1,0 +1,46 @@
+"""What the listener accepts: SOP classes and, for each, transfer syntaxes."""
+
+from __future__ import annotations
+
+from pydicom import uid
+from pynetdicom import AllStoragePresentationContexts
+
+VERIFICATION = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT_PUSH = "1.2.840.10008.1.20.1"
+#: PS3.6 Annex A: storage classes, retired ones included, are registered below this root.
+_STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
+
+_STORAGE_CLASSES = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
+
+_UNCOMPRESSED = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+
+#: a data set that only refers to pixels elsewhere would not hold what was acquired, and reading it would make this node
+#: open connections that a peer chooses.
+_REFERENCING = frozenset(
+    {
+        uid.JPIPHTJ2KReferenced,
+        uid.JPIPHTJ2KReferencedDeflate,
+        uid.SMPTEST211020UncompressedProgressiveActiveVideo,
+        uid.SMPTEST211020UncompressedInterlacedActiveVideo,
+        uid.SMPTEST211030PCMDigitalAudio,
+    }
+)
+
+#: implicit, explicit, big endian, deflated, JPEG, JPEG-LS, JPEG 2000, HTJ2K, RLE, MPEG-2, MPEG-4 and HEVC.
+STORAGE_TRANSFER_SYNTAXES = frozenset(str(syntax) for syntax in uid.AllTransferSyntaxes if syntax not in _REFERENCING)
+_PLAIN_TRANSFER_SYNTAXES = frozenset(str(syntax) for syntax in _UNCOMPRESSED)
+
+
+def is_storage_class(sop_class_uid: str) -> bool:
+    """Tell whether instances of the class can be stored (PS3.4 B.5); private classes cannot."""
+    return sop_class_uid.startswith(_STORAGE_ROOT) or sop_class_uid in _STORAGE_CLASSES
+
+
+def is_supported_class(abstract_syntax: str) -> bool:
+    """Tell whether the listener accepts a presentation context for the class."""
+    return abstract_syntax in (VERIFICATION, STORAGE_COMMITMENT_PUSH) or is_storage_class(abstract_syntax)
+
+
+def transfer_syntaxes_of(abstract_syntax: str) -> frozenset[str]:
+    """Transfer syntaxes that the listener accepts for a supported class."""
+    return STORAGE_TRANSFER_SYNTAXES if is_storage_class(abstract_syntax) else _PLAIN_TRANSFER_SYNTAXES

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -32,6 +32,15 @@ class Archive:
     dicom_port: int
     #: where a browser looks; "" when the archive has no pages.
     web_url: str
+    #: the files of a study, for an archive without pages.
+    files_of: Callable[[str], tuple[Path, ...]] | None = None
+
+    def objects_of(self, study_instance_uid: str) -> list[bytes]:
+        """Every object that the archive holds of a study, as a file."""
+        if self.files_of is not None:
+            return [path.read_bytes() for path in self.files_of(study_instance_uid)]
+        query = {"Level": "Instance", "Query": {"StudyInstanceUID": study_instance_uid}}
+        return [self.read_bytes(f"/instances/{key}/file") for key in self.read_json("/tools/find", query)]
 
     def read_json(self, path: str, body: object = None) -> Any:
         """GET (or POST, with `body`) of Orthanc's REST API."""

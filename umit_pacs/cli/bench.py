@@ -1,0 +1,62 @@
+"""`umit-pacs bench receive|infer|path`: figures, with the machine and the commit they were taken on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+
+from umit_pacs import __version__
+from umit_pacs.cli.options import JSONOption, console, print_json
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure; each figure is a ratio within one run.")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(bench_app, name="bench", rich_help_panel="Find out")
+
+
+def machine() -> dict[str, str]:
+    """The machine and the commit that a figure belongs to; no host name."""
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "processor": _processor_name(),
+        "cores": str(os.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 1024**3:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "version": f"{__version__}, commit {commit.stdout.strip() or 'unknown'}",
+    }
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@bench_app.command("path")
+def path(
+    as_json: JSONOption = False,
+    runs: Annotated[int, typer.Option(min=1, help="Studies of each kind.")] = 3,
+) -> None:
+    """Last image received to last result confirmed, less the quiet period, over the bare model time."""
+    from umit_pacs.cli.bench_path import bench_path, path_table
+
+    rows = bench_path(runs=runs)
+    if as_json:
+        print_json({"machine": machine(), "rows": rows})
+    else:
+        console.print(path_table(rows))
+        console.print(", ".join(machine().values()))

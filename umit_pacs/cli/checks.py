@@ -1,0 +1,225 @@
+"""What `umit-pacs doctor` looks at: one function per thing that can be wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.uid import UID
+
+from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
+from umit_pacs.dicom_network.query import echo
+from umit_pacs.dicom_network.sender import refused_classes
+from umit_pacs.errors import UmitPacsError
+from umit_pacs.settings import Settings
+from umit_pacs.store.database import open_catalogue
+from umit_pacs.store.peers import Peer, peers
+from umit_pacs.store.rules import current_rules
+from umit_pacs.umit_model.checkpoint import find_checkpoint, verify
+
+ECHO_TIMEOUTS = NetworkTimeouts(connect_s=5.0, response_s=5.0)
+#: Enhanced SR, Comprehensive 3D SR, Secondary Capture: what every peer of results must take.
+RESULT_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.88.22",
+    "1.2.840.10008.5.1.4.1.1.88.34",
+    "1.2.840.10008.5.1.4.1.1.7",
+)
+
+#: A folder whose fsync takes longer than this will make senders wait.
+SLOW_FSYNC_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """The outcome of one check."""
+
+    check: str
+    is_ok: bool
+    detail: str
+    #: what to do; "" when nothing is wrong.
+    way_out: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Run every check in turn; one that fails never stops the next."""
+    for check in (check_store, check_catalogue, check_listener, check_peers, check_rules, check_checkpoint, check_font):
+        yield from _guarded(check, settings)
+
+
+def _guarded(check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> Iterator[Finding]:
+    name = check.__name__.removeprefix("check_")
+    try:
+        yield from check(settings)
+    except UmitPacsError as exc:
+        yield Finding(
+            check=name, is_ok=False, detail=exc.detail, way_out="See the detail; nothing after it was checked."
+        )
+    except OSError as exc:
+        yield Finding(
+            check=name, is_ok=False, detail=str(exc), way_out="Check the path, its owner and its permissions."
+        )
+
+
+def check_store(settings: Settings) -> Iterator[Finding]:
+    """Atomic rename, fsync and free space of the payload folder."""
+    folder = settings.store.folder
+    if not folder.is_dir():
+        yield Finding(check="store", is_ok=False, detail=f"{folder} is no folder", way_out="Run `umit-pacs init`.")
+        return
+    duration_s = _write_durably(folder)
+    yield Finding(
+        check="store",
+        is_ok=duration_s < SLOW_FSYNC_S,
+        detail=f"{folder}: write, fsync and rename take {duration_s * 1000:.1f} ms",
+        way_out="" if duration_s < SLOW_FSYNC_S else "Use a disk of its own, or one with a write cache that survives.",
+    )
+    free_bytes, needed_bytes = shutil.disk_usage(folder).free, settings.store.minimum_free_bytes
+    yield Finding(
+        check="free space",
+        is_ok=free_bytes > needed_bytes,
+        detail=f"{free_bytes / 1024**3:.1f} GiB free, {needed_bytes / 1024**3:.1f} GiB are kept free",
+        way_out="" if free_bytes > needed_bytes else "Make room; until then every C-STORE is answered A700.",
+    )
+
+
+def _write_durably(folder: Path) -> float:
+    """Seconds for one file to be written, synced and renamed in `folder`."""
+    probe, renamed = folder / f".doctor-{os.getpid()}", folder / f".doctor-{os.getpid()}-renamed"
+    started = time.monotonic()
+    try:
+        with probe.open("wb") as file:
+            file.write(b"\0" * 65536)
+            file.flush()
+            os.fsync(file.fileno())
+        probe.rename(renamed)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return time.monotonic() - started
+    finally:
+        probe.unlink(missing_ok=True)
+        renamed.unlink(missing_ok=True)
+
+
+def check_catalogue(settings: Settings) -> Iterator[Finding]:
+    """The catalogue opens, is at this version's schema, and commits durably."""
+    with closing(open_catalogue(settings.catalogue_url)) as catalogue:
+        backend = catalogue.engine.dialect.name
+    yield Finding(check="catalogue", is_ok=True, detail=f"{backend}: at this version's schema, commits are durable")
+
+
+def check_listener(settings: Settings) -> Iterator[Finding]:
+    """The port is free, or a node answers there."""
+    listener = settings.listener
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listener.host, listener.port))
+        except PermissionError:
+            yield Finding(
+                check="port",
+                is_ok=False,
+                detail=f"{listener.host}:{listener.port}: not allowed",
+                way_out="Ports below 1024 need CAP_NET_BIND_SERVICE; or set listener.port to 11112.",
+            )
+            return
+        except OSError as exc:
+            yield _occupied(settings, exc)
+            return
+    loopback_only = " (loopback only: no other machine can reach it)" if listener.host.startswith("127.") else ""
+    yield Finding(check="port", is_ok=True, detail=f"{listener.host}:{listener.port} is free{loopback_only}")
+
+
+def _occupied(settings: Settings, reason: OSError) -> Finding:
+    listener = settings.listener
+    where = f"{listener.host}:{listener.port}"
+    if is_node_answering(settings):
+        return Finding(check="port", is_ok=True, detail=f"{where}: this node answers C-ECHO")
+    return Finding(
+        check="port",
+        is_ok=False,
+        detail=f"{where}: {reason.strerror}, and no node {listener.ae_title} answers C-ECHO there",
+        way_out="Stop what holds the port, or change listener.port.",
+    )
+
+
+def is_node_answering(settings: Settings) -> bool:
+    """Tell whether a node with our AE title answers C-ECHO on our port."""
+    listener = settings.listener
+    host = "127.0.0.1" if listener.host == "0.0.0.0" else listener.host
+    node = PeerAddress(ae_title=listener.ae_title, host=host, port=listener.port)
+    try:
+        echo(node, calling_ae_title=listener.ae_title, timeouts=ECHO_TIMEOUTS)
+    except UmitPacsError:
+        return False
+    return True
+
+
+def check_peers(settings: Settings) -> Iterator[Finding]:
+    """Every peer answers C-ECHO and takes the kinds of object that are sent to it."""
+    with closing(open_catalogue(settings.catalogue_url)) as catalogue:
+        known = peers(catalogue)
+    if not known:
+        yield Finding(
+            check="peers", is_ok=False, detail="no peer is known", way_out="Run `umit-pacs peers add --help`."
+        )
+    for peer in known:
+        yield _examine_peer(peer, settings)
+
+
+def _examine_peer(peer: Peer, settings: Settings) -> Finding:
+    address = PeerAddress(ae_title=peer.ae_title, host=peer.host, port=peer.port)
+    name, title = f"peer {peer.name}", settings.listener.ae_title
+    way_out = f"Check that it runs, and that it knows {title} as a remote node."
+    try:
+        echo(address, calling_ae_title=title, timeouts=ECHO_TIMEOUTS)
+        refused = refused_classes(address, RESULT_CLASSES, calling_ae_title=title, timeouts=ECHO_TIMEOUTS)
+    except UmitPacsError as exc:
+        return Finding(check=name, is_ok=False, detail=exc.detail, way_out=way_out)
+    if refused and peer.receives_results:
+        names = ", ".join(UID(uid).name for uid in refused)
+        return Finding(
+            check=name, is_ok=False, detail=f"does not take {names}", way_out="Allow these SOP classes there."
+        )
+    return Finding(
+        check=name, is_ok=True, detail="answers C-ECHO" + (", takes every kind of draft" if not refused else "")
+    )
+
+
+def check_rules(settings: Settings) -> Iterator[Finding]:
+    """Rules are published, and name peers that exist."""
+    with closing(open_catalogue(settings.catalogue_url)) as catalogue:
+        published = current_rules(catalogue)
+    if published is None:
+        yield Finding(
+            check="rules", is_ok=False, detail="none are published", way_out="Run `umit-pacs rules publish FILE`."
+        )
+    else:
+        yield Finding(check="rules", is_ok=True, detail=f"version {published.version} is in force")
+
+
+def check_checkpoint(settings: Settings) -> Iterator[Finding]:
+    """The checkpoint's files are those of its manifest, and the accelerator is there."""
+    folder = find_checkpoint(settings.model.checkpoint, settings.checkpoints_folder)
+    manifest = verify(folder)
+    yield Finding(check="checkpoint", is_ok=True, detail=f"{manifest.name} {manifest.version}: every file as listed")
+    import torch
+
+    if torch.cuda.is_available():
+        yield Finding(check="accelerator", is_ok=True, detail=torch.cuda.get_device_name(0))
+    else:
+        is_wanted = settings.model.device.startswith("cuda")
+        yield Finding(
+            check="accelerator",
+            is_ok=not is_wanted,
+            detail=f"none; the model runs on {os.cpu_count()} CPU cores",
+            way_out="Install the driver, or set model.device to auto." if is_wanted else "",
+        )

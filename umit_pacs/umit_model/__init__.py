@@ -1,1 +1,10 @@
-"""Instruction templates, answers, confidence, checkpoints and engines."""
+"""The model: instructions and answers, checkpoints, confidence, and the engine that runs it.
+
+Nothing is fetched: the Hugging Face libraries read this switch when they are first imported, so it is set before any
+module of this package can import them.
+"""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -33,6 +33,8 @@ ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 
 SafeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+#: peft keeps adapters as modules, whose names have no dots
+AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 _ALLOWED_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".txt", ".md"})
@@ -79,10 +81,15 @@ class TaskProfile(Record):
     image: ImageRequirements
     #: a word of `coordinate_frames`
     frame: str = "norm1000"
+    #: most images shown in one prompt (REPORT, CLASSIFICATION, VQA); places are asked for one image at a time
+    maximum_images: int = Field(1, ge=1, le=64)
     #: folder below adapters/, or "" for the base model itself
-    adapter: SafeName | Literal[""] = ""
+    adapter: AdapterName | Literal[""] = ""
     maximum_new_tokens: int = Field(64, ge=1, le=4096)
+    #: closed answers, presence of a finding, statements of a report
     calibration: Calibration = Calibration()
+    #: boxes and points
+    region_calibration: Calibration = Calibration()
     #: by finding key; "" for all others
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
 

@@ -1,0 +1,142 @@
+"""LoRA adapters on the language model, loaded fail-closed.
+
+peft warns and goes on when an adapter does not fit; the study would then be read by the bare base model. Here a missing
+or unexpected key, a shape that differs, a layer outside the language model and an adapter that changes nothing are
+CheckpointInvalid.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import Qwen2VLForConditionalGeneration
+
+from umit_pacs.errors import CheckpointInvalid
+from umit_pacs.umit_model.checkpoint import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, ADAPTERS_FOLDER
+
+#: every linear layer of the language model and none of the vision tower: vision features are shared by all tasks
+LANGUAGE_MODEL_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+_PREFIX = "base_model.model."
+_LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:A|B)\.weight")
+
+
+def renamed_from_old_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys of an adapter in today's module layout.
+
+    transformers before 4.52 (and UMIT's published adapters) had the language model at `model.` and the vision tower at
+    `visual.`; now they are at `model.language_model.` and `model.visual.`. Keys of today's layout stay.
+    """
+    renamed = {}
+    for key, value in state.items():
+        module = key.removeprefix(_PREFIX)
+        if module.startswith("visual."):
+            module = "model." + module
+        elif module.startswith("model.") and not module.startswith(("model.language_model.", "model.visual.")):
+            module = "model.language_model." + module.removeprefix("model.")
+        renamed[_PREFIX + module] = value
+    return renamed
+
+
+def attach_adapters(network: Qwen2VLForConditionalGeneration, folder: Path, names: tuple[str, ...]) -> PeftModel | None:
+    """Put the adapters `names` of a checkpoint folder on `network`; None when there are none.
+
+    Raises CheckpointInvalid that names the adapter's file.
+    """
+    model: PeftModel | None = None
+    for name in names:
+        path = folder / ADAPTERS_FOLDER / name
+        state = _read_state(path / ADAPTER_WEIGHTS_FILE)
+        config = _read_config(path, network, state)
+        if model is None:
+            model = get_peft_model(network, config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+        _load(model, name, state, path / ADAPTER_WEIGHTS_FILE)
+    if model is not None:
+        model.eval()
+        model.requires_grad_(False)
+    return model
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        state = renamed_from_old_layout(load_file(path))
+    except (OSError, SafetensorError) as exc:
+        raise CheckpointInvalid(f"{path}: {exc}") from exc
+    for key, value in state.items():
+        found = _LORA_KEY.fullmatch(key)
+        if found is None or not found["module"].startswith("model.language_model."):
+            raise CheckpointInvalid(f"{path}: {key} is no LoRA weight of the language model")
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointInvalid(f"{path}: {key} is not finite")
+    return state
+
+
+def _read_config(path: Path, network: Qwen2VLForConditionalGeneration, state: Mapping[str, Tensor]) -> LoraConfig:
+    """The adapter's configuration with its target layers spelled out, as the configuration (not the weights) asks."""
+    file = path / ADAPTER_CONFIG_FILE
+    try:
+        config = LoraConfig.from_pretrained(str(path))
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise CheckpointInvalid(f"{file}: {exc}") from exc
+    unusual = [
+        name
+        for name in ("modules_to_save", "use_dora", "layer_replication", "trainable_token_indices", "lora_bias")
+        if getattr(config, name, None)
+    ]
+    if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA" or config.bias != "none" or unusual:
+        raise CheckpointInvalid(f"{file}: only plain LoRA adapters are loaded {unusual}")
+    linear = [name for name, _ in network.named_modules() if name.startswith("model.language_model.layers.")]
+    wanted = config.target_modules
+    if isinstance(wanted, str):
+        # A pattern of the old layout fits no name of today's: then every layer has to bring the same weights.
+        targets = {name for name in linear if re.fullmatch(wanted, name)} or _same_in_every_layer(network, state, file)
+    else:
+        suffixes = tuple(wanted or ())
+        targets = {name for name in linear if name.endswith(tuple("." + suffix for suffix in suffixes))}
+    if not targets:
+        raise CheckpointInvalid(f"{file}: fits no layer of the language model")
+    config.target_modules = targets
+    config.inference_mode = True
+    config.lora_dropout = 0.0
+    return config
+
+
+def _same_in_every_layer(network: Qwen2VLForConditionalGeneration, state: Mapping[str, Tensor], file: Path) -> set[str]:
+    modules = {found["module"] for key in state if (found := _LORA_KEY.fullmatch(key))}
+    kinds = {re.sub(r"\.layers\.\d+\.", ".layers.#.", module) for module in modules}
+    count = network.config.text_config.num_hidden_layers
+    complete = {kind.replace("#", str(index), 1) for kind in kinds for index in range(count)}
+    if complete != modules:
+        raise CheckpointInvalid(f"{file}: the weights leave out layers, e.g. {min(complete ^ modules)}")
+    return modules
+
+
+def _load(model: PeftModel, name: str, state: dict[str, Tensor], path: Path) -> None:
+    expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(model, adapter_name=name).items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            raise CheckpointInvalid(f"{path}: {key} is {found.get(key)}, the model has {expected.get(key)}")
+    loaded = set_peft_model_state_dict(model, state, adapter_name=name)
+    if loaded.unexpected_keys:
+        raise CheckpointInvalid(f"{path}: {loaded.unexpected_keys[0]} was not taken")
+    if _largest_change(state) == 0.0:
+        raise CheckpointInvalid(f"{path}: the adapter changes nothing")
+
+
+def _largest_change(state: Mapping[str, Tensor]) -> float:
+    """max |B A| over all layers."""
+    return max(
+        float((state[key.replace(".lora_A.", ".lora_B.")].float() @ value.float()).abs().max())
+        for key, value in state.items()
+        if ".lora_A." in key
+    )

@@ -1,0 +1,186 @@
+"""From a checkpoint's name to a model in memory: find, verify, choose number format, load, attach adapters."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import BitsAndBytesConfig, Qwen2VLForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from umit_pacs.errors import CheckpointInvalid, InvalidConfiguration, OutOfAcceleratorMemory
+from umit_pacs.handoffs import ModelIdentity
+from umit_pacs.settings import ModelSettings
+from umit_pacs.umit_model.adapters import attach_adapters
+from umit_pacs.umit_model.checkpoint import BASE_FOLDER, Manifest, identity_sha256, verify
+from umit_pacs.umit_model.processor import ImageTextProcessor, load_processor
+
+Quantisation = Literal["none", "int8", "nf4"]
+
+#: checkpoints that the package brings
+SHIPPED_FOLDER = Path(__file__).parent / "checkpoints"
+
+#: bitsandbytes quantises what is not named here. Names match from the start, so `visual` alone would spare nothing; the
+#: vision tower must be spared: quantised it misreads images and is five times slower.
+_NOT_QUANTISED = ["model.visual", "lm_head"]
+#: bitsandbytes packs 4-bit weights in blocks of this many inputs; on the CPU another width fails at the first answer.
+_NF4_BLOCK = 64
+#: Memory that a model needs over its weights' bytes while it answers.
+_WORKING_SHARE = 1.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A checkpoint in memory. `peft_model` wraps `network` where there are adapters."""
+
+    manifest: Manifest
+    identity: ModelIdentity
+    processor: ImageTextProcessor
+    network: Qwen2VLForConditionalGeneration
+    peft_model: PeftModel | None
+    device: torch.device
+
+
+def find_checkpoint(name: str, checkpoints_folder: Path) -> Path:
+    """The folder of an installed or shipped checkpoint, or the folder that `name` is the path of.
+
+    Raises CheckpointInvalid when there is none.
+    """
+    if "/" in name or "\\" in name:
+        candidates = [Path(name)]
+    else:
+        candidates = [checkpoints_folder / name, SHIPPED_FOLDER / name]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder.resolve()
+    looked = ", ".join(str(folder) for folder in candidates)
+    raise CheckpointInvalid(f"no checkpoint {name!r} (looked for {looked}); `umit-pacs models list` shows what is here")
+
+
+def load_model(settings: ModelSettings, checkpoints_folder: Path) -> LoadedModel:
+    """Load the configured checkpoint.
+
+    Raises CheckpointInvalid for a checkpoint that is not what its manifest says, InvalidConfiguration for a device that
+    is not there, OutOfAcceleratorMemory when the weights do not fit.
+    """
+    folder = find_checkpoint(settings.checkpoint, checkpoints_folder)
+    manifest = verify(folder)
+    device = choose_device(settings.device)
+    if device.type == "cpu" and settings.threads:
+        torch.set_num_threads(settings.threads)
+    quantisation = choose_quantisation(settings.quantisation, manifest, device, weights_bytes(folder))
+    _quiet_libraries()
+    processor = load_processor(folder / BASE_FOLDER)
+    network = _load_network(folder / BASE_FOLDER, manifest, quantisation, device)
+    peft_model = attach_adapters(network, folder, manifest.adapters)
+    identity = ModelIdentity(
+        name=manifest.name,
+        version=manifest.version,
+        sha256=identity_sha256(folder),
+        quantisation=quantisation,
+        device="cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
+        licence=manifest.licence,
+        intended_use=manifest.intended_use,
+    )
+    return LoadedModel(
+        manifest=manifest,
+        identity=identity,
+        processor=processor,
+        network=network,
+        peft_model=peft_model,
+        device=device,
+    )
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device that the setting names; auto: the first accelerator, else the CPU."""
+    if wanted == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as exc:
+        raise InvalidConfiguration(f"model.device: {wanted!r} is no device") from exc
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidConfiguration(f"model.device: {wanted!r} is neither cpu nor cuda")
+    if device.type == "cuda":
+        index = device.index or 0
+        if index >= torch.cuda.device_count():
+            raise InvalidConfiguration(f"model.device: {wanted!r} is not there ({torch.cuda.device_count()} found)")
+        return torch.device("cuda", index)
+    return device
+
+
+def choose_quantisation(
+    wanted: Literal["auto", "none", "int8", "nf4"], manifest: Manifest, device: torch.device, weights: int
+) -> Quantisation:
+    """auto: what the checkpoint was made for; nf4 where its weights would not fit the device's free memory."""
+    if wanted != "auto":
+        return wanted
+    if manifest.quantisation != "none":
+        return manifest.quantisation
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return "none" if weights * _WORKING_SHARE < free else "nf4"
+
+
+def weights_bytes(folder: Path) -> int:
+    """Bytes of the base model's weight files."""
+    return sum(path.stat().st_size for path in (folder / BASE_FOLDER).glob("*.safetensors"))
+
+
+def _load_network(
+    folder: Path, manifest: Manifest, quantisation: Quantisation, device: torch.device
+) -> Qwen2VLForConditionalGeneration:
+    number_format = torch.bfloat16 if manifest.compute_format == "bfloat16" else torch.float32
+    options: dict[str, Any] = {}
+    if quantisation == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_NOT_QUANTISED)
+    elif quantisation == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=number_format,
+            llm_int8_skip_modules=_NOT_QUANTISED,
+        )
+    try:
+        network, loading = Qwen2VLForConditionalGeneration.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=number_format,
+            device_map={"": device},
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **options,
+        )
+    except torch.OutOfMemoryError as exc:
+        raise OutOfAcceleratorMemory(f"{folder}: the weights do not fit {device}") from exc
+    except (OSError, ValueError, RuntimeError, SafetensorError) as exc:
+        raise CheckpointInvalid(f"{folder}: {exc}") from exc
+    for what, keys in loading.items():
+        if keys and what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+            raise CheckpointInvalid(f"{folder}: {what.replace('_', ' ')}, e.g. {sorted(map(str, keys))[0]}")
+    if quantisation == "nf4":
+        _require_nf4_widths(network, folder)
+    network.eval()
+    network.requires_grad_(False)
+    return network
+
+
+def _require_nf4_widths(network: Qwen2VLForConditionalGeneration, folder: Path) -> None:
+    for name, module in network.named_modules():
+        if type(module).__name__ == "Linear4bit" and module.in_features % _NF4_BLOCK:
+            raise CheckpointInvalid(f"{folder}: {name} has {module.in_features} inputs, nf4 needs multiples of 64")
+
+
+def _quiet_libraries() -> None:
+    # int8 layers log a line per call; loading shows bars. Neither belongs into the node's log.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

@@ -166,13 +166,13 @@ def write_ct_series(
     change: Change | None = None,
 ) -> list[Path]:
     """(N, H, W) HU -> N CT Image Storage objects, numbered along the stack; stored values are HU + 1024."""
-    grid = grid or Grid()
+    study, grid = study or Study(), grid or Grid()
     series_uid = series_instance_uid or generate_uid()
     paths = []
     for index, plane in enumerate(hounsfield):
-        ds = _object(CTImageStorage, study or Study(), "CT", series_uid, series_number, index + 1)
+        ds = _object(CTImageStorage, study, "CT", series_uid, series_number, index + 1)
         _describe(ds, series_description, body_part)
-        _place(ds, study or Study(), grid, index)
+        _place(ds, study, grid, index)
         ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
         ds.KVP, ds.AcquisitionNumber, ds.XRayTubeCurrent = "120", 1, 200
         _set_pixels(ds, np.clip(plane + 1024, 0, 4095).astype(np.uint16), bits_stored=12)
@@ -200,13 +200,13 @@ def write_mr_series(
     change: Change | None = None,
 ) -> list[Path]:
     """(N, H, W) unsigned signal -> N MR Image Storage objects; without a window unless one is given."""
-    grid = grid or Grid()
+    study, grid = study or Study(), grid or Grid()
     series_uid = series_instance_uid or generate_uid()
     paths = []
     for index, plane in enumerate(signal):
-        ds = _object(MRImageStorage, study or Study(), "MR", series_uid, series_number, first_instance_number + index)
+        ds = _object(MRImageStorage, study, "MR", series_uid, series_number, first_instance_number + index)
         _describe(ds, series_description, body_part)
-        _place(ds, study or Study(), grid, index)
+        _place(ds, study, grid, index)
         ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "SE"]
         ds.ScanningSequence, ds.SequenceVariant, ds.ScanOptions = "SE", "SK", ""
         ds.MRAcquisitionType, ds.RepetitionTime, ds.EchoTime, ds.EchoTrainLength = "2D", 500, echo_time_ms, 1

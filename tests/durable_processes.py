@@ -1,0 +1,54 @@
+"""A process that runs small workflows, for the tests of durable work: what it does depends on the input set's name."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from dbos import DBOS
+
+from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, launch
+
+_place: dict[str, Path] = {}
+
+
+@DBOS.workflow(name=Stage.ANALYSE, max_recovery_attempts=MAXIMUM_RECOVERIES)
+def analyse(input_set_id: str, attempt: int) -> None:
+    note_start(input_set_id, attempt)
+    if input_set_id.startswith("poison"):
+        os._exit(9)
+    if input_set_id.startswith("endless"):
+        threading.Event().wait()
+    if input_set_id.startswith("once") and not lines(_place["folder"], "died"):
+        _write("died", input_set_id)
+        os._exit(9)
+    note_end(input_set_id)
+
+
+@DBOS.step()
+def note_start(input_set_id: str, attempt: int) -> None:
+    _write("started", f"{input_set_id} {attempt}")
+
+
+@DBOS.step()
+def note_end(input_set_id: str) -> None:
+    _write("ended", input_set_id)
+
+
+def run(workflow_url: str, folder: Path, executor: str) -> None:
+    """Run workflows until killed."""
+    _place["folder"] = folder
+    launch(workflow_url, executor, [Stage.ANALYSE])
+    threading.Event().wait()
+
+
+def lines(folder: Path, word: str) -> list[str]:
+    """What was noted under `word`."""
+    path = folder / word
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _write(word: str, line: str) -> None:
+    with (_place["folder"] / word).open("a") as file:
+        file.write(line + "\n")

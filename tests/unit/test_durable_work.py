@@ -1,0 +1,147 @@
+"""Durable work goes on where a killed process left it, on SQLite, with real processes."""
+
+import multiprocessing
+from functools import partial
+
+import pytest
+from dbos import DBOS
+
+from tests import durable_processes
+from tests.durable_processes import lines
+from tests.peer_programs import wait_until
+from umit_pacs.durable_work import (
+    MAXIMUM_RECOVERIES,
+    Stage,
+    StageOfStudy,
+    WorkStarter,
+    launch,
+    prepare_workflow_database,
+    take_over,
+)
+
+
+@pytest.fixture
+def workflow_url(tmp_path):
+    url = f"sqlite:///{tmp_path / 'workflows.sqlite'}"
+    prepare_workflow_database(url)
+    return url
+
+
+@pytest.fixture
+def starter(workflow_url):
+    starter = WorkStarter(workflow_url)
+    yield starter
+    starter.close()
+
+
+@pytest.fixture
+def start_worker(workflow_url, tmp_path):
+    """Starts a process that runs workflows; all are killed after the test."""
+    started = []
+
+    def start(executor="work-0"):
+        worker = multiprocessing.get_context("spawn").Process(
+            target=durable_processes.run, args=(workflow_url, tmp_path, executor)
+        )
+        worker.start()
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.kill()
+        worker.join()
+
+
+def test_the_same_work_is_started_once(starter):
+    assert starter.start(Stage.ANALYSE, "a")
+    assert not starter.start(Stage.ANALYSE, "a")
+    assert starter.start(Stage.RETURN, "a")
+    assert starter.under_way() == {StageOfStudy(Stage.ANALYSE, "a"), StageOfStudy(Stage.RETURN, "a")}
+
+
+def test_urgent_work_comes_first_and_then_the_oldest(starter, start_worker, tmp_path):
+    for name in ("a", "b"):
+        starter.start(Stage.ANALYSE, name)
+    starter.start(Stage.ANALYSE, "urgent", is_urgent=True)
+    start_worker()
+    wait_until(lambda: len(lines(tmp_path, "ended")) == 3, what="all ended")
+    assert lines(tmp_path, "ended") == ["urgent", "a", "b"]
+
+
+def test_finished_work_may_be_started_again_and_knows_its_attempt(starter, start_worker, tmp_path):
+    starter.start(Stage.ANALYSE, "a")
+    start_worker()
+    wait_until(lambda: not starter.under_way(), what="the first ended")
+    assert starter.start(Stage.ANALYSE, "a", attempt=1)
+    wait_until(lambda: not starter.under_way(), what="the second ended")
+    assert lines(tmp_path, "started") == ["a 0", "a 1"]
+
+
+def test_a_killed_process_goes_on_at_its_last_step(starter, start_worker, tmp_path):
+    starter.start(Stage.ANALYSE, "once")
+    start_worker().join(60)
+    start_worker()
+    wait_until(lambda: lines(tmp_path, "ended") == ["once"], what="it ended")
+    assert lines(tmp_path, "started") == ["once 0"]  # the step before the kill was recorded, so it ran once
+
+
+def test_work_that_kills_its_process_each_time_is_given_up_and_the_next_runs(starter, start_worker, tmp_path):
+    starter.start(Stage.ANALYSE, "poison", is_urgent=True)
+    starter.start(Stage.ANALYSE, "next")
+    for _ in range(MAXIMUM_RECOVERIES + 1):
+        worker = start_worker()
+        worker.join(60)
+        assert worker.exitcode == 9
+    start_worker()
+    wait_until(lambda: lines(tmp_path, "ended") == ["next"], what="the next study ended")
+    assert starter.given_up() == ("analyse:poison:0",)
+    starter.put_away("analyse:poison:0")
+    assert starter.given_up() == ()
+    assert starter.start(Stage.ANALYSE, "poison")  # a person may ask again
+
+
+def test_work_put_back_runs_elsewhere(starter, start_worker, tmp_path):
+    starter.start(Stage.ANALYSE, "endless")
+    worker = start_worker("work-0")
+    wait_until(lambda: starter.in_hand("work-0"), what="it is in hand")
+    worker.kill()
+    worker.join()
+    starter.put_back(starter.in_hand("work-0"))
+    start_worker("work-1")
+    wait_until(lambda: starter.in_hand("work-1") == ("analyse:endless:0",), what="the other has it")
+    assert starter.in_hand("work-0") == ()
+
+
+def test_work_of_a_silent_process_is_taken_over_and_its_deaths_are_not_forgotten(
+    workflow_url, starter, start_worker, tmp_path
+):
+    starter.start(Stage.ANALYSE, "endless")
+    worker = start_worker("work-0")
+    wait_until(lambda: starter.in_hand("work-0"), what="it is in hand")
+    worker.kill()
+    worker.join()
+    launch(workflow_url, "schedule", [Stage.ROUTE])
+    try:
+        for number in range(MAXIMUM_RECOVERIES):
+            assert take_over([f"work-{number}"]) == 1
+            worker = start_worker(f"work-{number + 1}")
+            wait_until(partial(starter.in_hand, f"work-{number + 1}"), what="another has it")
+            worker.kill()
+            worker.join()
+        assert take_over([f"work-{MAXIMUM_RECOVERIES}"]) == 1
+        start_worker("work-9")
+        wait_until(starter.given_up, what="given up")
+    finally:
+        DBOS.destroy()
+
+
+def test_databases_are_prepared_by_several_processes_at_once(tmp_path):
+    url = f"sqlite:///{tmp_path / 'new.sqlite'}"
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=prepare_workflow_database, args=(url,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]

@@ -239,6 +239,14 @@ class PreparedSeries:
     volume: PreparedVolume | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """The model's view of an input set: the series that could be prepared, and why the others could not."""
+
+    series: dict[SeriesUID, PreparedSeries]
+    excluded: tuple[SeriesExclusion, ...] = ()
+
+
 # --- infer -------------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +314,8 @@ class TaskResult:
     confidence: float | None = None
     #: frames that the model was shown for this order.
     frames: tuple[FrameReference, ...] = ()
+    #: how their grey values were made, as in PreparedImage.grey_recipe; "" when unknown.
+    grey_recipe: str = ""
     #: DETECTION*: present, absent or uncertain by the checkpoint's thresholds; "" for the others.
     presence: str = ""
     #: REPORT: the template's own sentences in `text`; what is not among them is free text.

@@ -45,6 +45,14 @@ def read_header(path: Path) -> Dataset:
     An unknown character set is replaced by ISO 8859-1, so that every text can be read. Raises UndecodablePixels with
     the reason not_a_dicom_file, header_too_large, nested_too_deep, invalid_deflate or unreadable_header.
     """
+    return locate_pixels(path)[0]
+
+
+def locate_pixels(path: Path) -> tuple[Dataset, int]:
+    """As `read_header`, and the byte at which the pixel data element begins.
+
+    Of a deflated file that is the byte of the inflated data set, without file meta information.
+    """
     try:
         size_bytes = path.stat().st_size
         with (
@@ -52,7 +60,7 @@ def read_header(path: Path) -> Dataset:
             path.open("rb") as file,
             mmap.mmap(file.fileno(), min(size_bytes, MAXIMUM_HEADER_BYTES), access=mmap.ACCESS_READ) as content,
         ):
-            header = _parse(content, is_whole=size_bytes <= MAXIMUM_HEADER_BYTES)
+            header, offset = _parse(content, is_whole=size_bytes <= MAXIMUM_HEADER_BYTES)
             _check_depth(header)
     except RecursionError as exc:
         raise _too_deep() from exc
@@ -62,10 +70,10 @@ def read_header(path: Path) -> Dataset:
         # pydicom reports what it cannot parse by any of these.
         detail = f"the header cannot be read ({type(exc).__name__})"
         raise UndecodablePixels(detail, reason="unreadable_header") from exc
-    return header
+    return header, offset
 
 
-def _parse(content: mmap.mmap, *, is_whole: bool) -> Dataset:
+def _parse(content: mmap.mmap, *, is_whole: bool) -> tuple[Dataset, int]:
     """File meta information, then the data set up to its pixel data; `is_whole`: nothing of the file is cut off."""
     if content[128:_PREAMBLE_BYTES] != b"DICM":
         raise UndecodablePixels("the file has no DICOM prefix", reason="not_a_dicom_file")
@@ -74,7 +82,8 @@ def _parse(content: mmap.mmap, *, is_whole: bool) -> Dataset:
     meta = read_dataset(source, False, True, stop_when=_is_past_meta)
     syntax = str(meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
     if syntax == DeflatedExplicitVRLittleEndian:
-        source, is_whole = _inflate(content.read())
+        body, is_whole = inflate(content.read(), MAXIMUM_HEADER_BYTES)
+        source = BytesIO(body)
     has_stopped = False
 
     def stop_at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -88,21 +97,21 @@ def _parse(content: mmap.mmap, *, is_whole: bool) -> Dataset:
         raise UndecodablePixels(f"no pixel data within {MAXIMUM_HEADER_BYTES} bytes", reason="header_too_large")
     header.file_meta = FileMetaDataset(meta)
     header.set_original_encoding(is_implicit, is_little, _character_set(header))
-    return header
+    return header, source.tell()
 
 
 def _is_past_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
     return tag.group != 2
 
 
-def _inflate(content: bytes) -> tuple[BytesIO, bool]:
-    """The first MAXIMUM_HEADER_BYTES of the inflated data set (PS3.5 A.5), and whether that is all of it."""
+def inflate(content: bytes, maximum_bytes: int) -> tuple[bytes, bool]:
+    """The first `maximum_bytes` of a deflated data set (PS3.5 A.5), inflated, and whether that is all of it."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        body = inflater.decompress(content, MAXIMUM_HEADER_BYTES)
+        body = inflater.decompress(content, maximum_bytes)
     except zlib.error as exc:
         raise UndecodablePixels("the deflated data set is damaged", reason="invalid_deflate") from exc
-    return BytesIO(body), inflater.eof or not inflater.unconsumed_tail
+    return body, inflater.eof or not inflater.unconsumed_tail
 
 
 def _check_depth(header: Dataset) -> None:

@@ -27,14 +27,23 @@ def fit_image(
     (x, y, 1) of `grey`. Padding is 0.
     """
     rows, columns = grey.shape
-    height, width = _inner_size(rows, columns, requirements, row_to_column_spacing)
-    top, left = (requirements.height - height) // 2, (requirements.width - width) // 2
+    top, left, height, width = _placed(rows, columns, requirements, row_to_column_spacing)
     scaled = grey if (height, width) == grey.shape else _scale(grey, width=width, height=height)
     if (height, width) != (requirements.height, requirements.width):
         padded = np.zeros((requirements.height, requirements.width), np.uint8)
         padded[top : top + height, left : left + width] = scaled
         scaled = padded
-    return np.ascontiguousarray(scaled), _to_source(columns / width, rows / height, left, top)
+    to_source = image_to_source(rows, columns, requirements, row_to_column_spacing=row_to_column_spacing)
+    return np.ascontiguousarray(scaled), to_source
+
+
+def image_to_source(
+    rows: int, columns: int, requirements: ImageRequirements, *, row_to_column_spacing: float = 1.0
+) -> NDArray[np.float64]:
+    """(3, 3): the map of `fit_image` for a source of this size."""
+    top, left, height, width = _placed(rows, columns, requirements, row_to_column_spacing)
+    scale_x, scale_y = columns / width, rows / height
+    return np.array([[scale_x, 0.0, -left * scale_x], [0.0, scale_y, -top * scale_y], [0.0, 0.0, 1.0]])
 
 
 def fit_depth(
@@ -75,20 +84,17 @@ def in_volume(to_source: NDArray[np.float64]) -> NDArray[np.float64]:
     return matrix
 
 
-def _inner_size(
+def _placed(
     rows: int, columns: int, requirements: ImageRequirements, row_to_column_spacing: float
-) -> tuple[int, int]:
-    """(height, width) of the image proper inside the prepared one."""
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the image proper inside the prepared one."""
     if not requirements.keep_aspect:
-        return requirements.height, requirements.width
+        return 0, 0, requirements.height, requirements.width
     scale = min(requirements.width / columns, requirements.height / (rows * row_to_column_spacing))
-    height = round(rows * row_to_column_spacing * scale)
-    return max(1, min(height, requirements.height)), max(1, min(round(columns * scale), requirements.width))
+    height = max(1, min(round(rows * row_to_column_spacing * scale), requirements.height))
+    width = max(1, min(round(columns * scale), requirements.width))
+    return (requirements.height - height) // 2, (requirements.width - width) // 2, height, width
 
 
 def _scale(grey: NDArray[np.uint8], *, width: int, height: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(np.ascontiguousarray(grey)).resize((width, height), _FILTER))
-
-
-def _to_source(scale_x: float, scale_y: float, left: int, top: int) -> NDArray[np.float64]:
-    return np.array([[scale_x, 0.0, -left * scale_x], [0.0, scale_y, -top * scale_y], [0.0, 0.0, 1.0]])

@@ -1,0 +1,186 @@
+"""The disposable process: reads jobs as JSON lines, decodes and renders, answers with a JSON line and raw bytes.
+
+It decodes data that nobody has vouched for with codecs written in C, so it may hang, crash or ask for all memory.
+The limits below make that its own end and nobody else's. Started by `umit_pacs.pixels.decoding_process`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from umit_pacs.errors import PixelBudgetExceeded, StudyUnusable
+from umit_pacs.pixels.attributes import text
+from umit_pacs.pixels.decoding import stored_frames
+from umit_pacs.pixels.grey import SAMPLE_PIXELS, GreyMapping, thin_out
+from umit_pacs.pixels.presentation import (
+    FramePresentation,
+    frame_presentation,
+    luminance,
+    require_hounsfield_units,
+    series_mapping,
+)
+from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
+from umit_pacs.pixels.resample import fit_image
+
+#: Frames whose values decide the mapping of a whole stack, evenly taken.
+SAMPLED_FRAMES = 9
+
+Job = dict[str, Any]
+Answer = tuple[dict[str, Any], bytes]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve jobs from standard input until it ends. Arguments: memory in bytes, seconds of CPU time per job."""
+    memory_bytes, job_s = int(arguments[0]), int(arguments[1])
+    answers = os.fdopen(os.dup(1), "wb")
+    # Codecs print; nothing but answers may reach the parent.
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    _limit(resource.RLIMIT_AS, memory_bytes)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_NOFILE, 64)
+    for line in sys.stdin.buffer:
+        used_s = resource.getrusage(resource.RUSAGE_SELF)
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used_s.ru_utime + used_s.ru_stime) + 1 + job_s, hard))
+        _send(answers, *answer(json.loads(line)))
+
+
+def answer(job: Job) -> Answer:
+    """The answer to one job and its raw bytes; an error of the data is an answer too."""
+    try:
+        return _JOBS[job["job"]](job)
+    except StudyUnusable as exc:
+        kind = "budget" if isinstance(exc, PixelBudgetExceeded) else "undecodable"
+        return {"error": kind, "reason": exc.reason, "detail": exc.detail}, b""
+    except MemoryError:
+        return {"error": "undecodable", "reason": "decoder_out_of_memory", "detail": "decoding needs more memory"}, b""
+
+
+def _send(answers: BinaryIO, head: dict[str, Any], body: bytes) -> None:
+    answers.write(json.dumps({**head, "bytes": len(body)}).encode() + b"\n" + body)
+    answers.flush()
+
+
+def _limit(kind: int, maximum: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (maximum if hard == resource.RLIM_INFINITY else min(maximum, hard), hard))
+
+
+def _render(job: Job) -> Answer:
+    """Grey, fitted frames: raw bytes (N, height, width) uint8, and the recipe of each frame."""
+    grey = GreyRecipe(**{**job["grey"], "kind": GreyKind(job["grey"]["kind"])})
+    requirements = ImageRequirements(
+        kind=ImageKind.IMAGE,
+        width=job["width"],
+        height=job["height"],
+        keep_aspect=job["keep_aspect"],
+        grey=grey,
+    )
+    decoded: dict[int, tuple[Dataset, NDArray[Any]]] = {}
+    mapping = _common_mapping(job, grey, decoded) if job["is_one_stack"] else None
+    rendered = np.zeros((len(job["frames"]), job["height"], job["width"]), np.uint8)
+    recipes = []
+    for index, header, stored in _decode(job, range(len(job["frames"])), decoded):
+        pixels, recipe = _render_frame(job["frames"][index], header, stored, grey, mapping)
+        rendered[index], _ = fit_image(pixels, requirements, row_to_column_spacing=job["row_to_column_spacing"])
+        recipes.append(recipe)
+    return {"recipes": recipes}, rendered.tobytes()
+
+
+def _render_frame(
+    frame: dict[str, Any], header: Dataset, stored: NDArray[Any], grey: GreyRecipe, mapping: GreyMapping | None
+) -> tuple[NDArray[np.uint8], str]:
+    if _is_colour(header, stored):
+        return luminance(stored, header), "luminance"
+    presentation = _presentation(frame, header, grey)
+    if mapping is None:
+        mapping = series_mapping(
+            presentation,
+            grey,
+            presentation.sample(thin_out(stored)),
+            stored_is_integer=np.issubdtype(stored.dtype, np.integer),
+        )
+    return presentation.grey(stored, mapping), mapping.recipe
+
+
+def _common_mapping(job: Job, grey: GreyRecipe, decoded: dict[int, tuple[Dataset, NDArray[Any]]]) -> GreyMapping | None:
+    """One mapping for all frames of a stack: the header's is that of the middle frame."""
+    count = len(job["frames"])
+    indices = sorted({round(position) for position in np.linspace(0, count - 1, min(SAMPLED_FRAMES, count))})
+    samples: list[NDArray[Any]] = []
+    middle: tuple[FramePresentation, bool] | None = None
+    for index, header, stored in _decode(job, indices, {}):
+        decoded[index] = header, stored
+        if _is_colour(header, stored):
+            return None
+        presentation = _presentation(job["frames"][index], header, grey)
+        samples.append(presentation.sample(thin_out(stored, SAMPLE_PIXELS // SAMPLED_FRAMES)))
+        if middle is None or index <= count // 2:
+            middle = presentation, bool(np.issubdtype(stored.dtype, np.integer))
+    if middle is None:
+        return None
+    return series_mapping(middle[0], grey, np.concatenate(samples), stored_is_integer=middle[1])
+
+
+def _presentation(frame: dict[str, Any], header: Dataset, grey: GreyRecipe) -> FramePresentation:
+    if grey.kind is GreyKind.WINDOW and text(header, "Modality").upper() == "CT":
+        require_hounsfield_units(header, frame["frame_index"])
+    return frame_presentation(header, frame["frame_index"], factor=frame["factor"])
+
+
+def _is_colour(header: Dataset, stored: NDArray[Any]) -> bool:
+    return stored.ndim == 3 or text(header, "PhotometricInterpretation").upper() == "PALETTE COLOR"
+
+
+def _digest(job: Job) -> Answer:
+    """SHA-256 of each frame's stored values."""
+    digests = {
+        index: hashlib.sha256(stored.tobytes()).hexdigest()
+        for index, _, stored in _decode(job, range(len(job["frames"])), {})
+    }
+    return {"digests": [digests[index] for index in range(len(digests))]}, b""
+
+
+def _decode(
+    job: Job, indices: Sequence[int], decoded: dict[int, tuple[Dataset, NDArray[Any]]]
+) -> Iterator[tuple[int, Dataset, NDArray[Any]]]:
+    """(index, header, stored values) for each of `indices` into the job's frames; files are opened once per run."""
+    frames = job["frames"]
+    for path, run in itertools.groupby(indices, key=lambda index: str(frames[index]["path"])):
+        group = list(run)
+        missing = [index for index in group if index not in decoded]
+        fresh: Iterator[tuple[Dataset, int, NDArray[Any]]] = (
+            stored_frames(
+                Path(path),
+                [frames[index]["frame_index"] for index in missing],
+                image_pixel_budget=job["image_pixel_budget"],
+            )
+            if missing
+            else iter(())
+        )
+        for index in group:
+            if index in decoded:
+                yield index, *decoded.pop(index)
+                continue
+            header, _, stored = next(fresh)
+            yield index, header, stored
+
+
+_JOBS = {"render": _render, "digest": _digest}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

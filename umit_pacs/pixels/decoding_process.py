@@ -1,0 +1,230 @@
+"""The parent's side of the disposable decoding process: asks, waits within a bound, and survives its death."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from umit_pacs.errors import PixelBudgetExceeded, UndecodablePixels
+from umit_pacs.pixels.requirements import ImageRequirements
+from umit_pacs.settings import ModelSettings
+
+logger = logging.getLogger(__name__)
+
+#: After this many jobs a fresh process takes over, so that whatever a codec leaks stays small.
+JOBS_PER_PROCESS = 100
+#: An answer's first line is never longer.
+_LONGEST_HEAD_BYTES = 16 * 1024**2
+_READ_BYTES = 1024**2
+#: A child that closed its pipe ends by itself within this time.
+_GRACE_S = 2.0
+_MODULE = "umit_pacs.pixels.decoding_child"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameToDecode:
+    """One frame for the decoding process."""
+
+    path: Path
+    #: 0-based frame within the file.
+    frame_index: int
+    #: multiplies the modality values (SUV).
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedFrames:
+    """Display grey as it came back."""
+
+    #: (N, height, width) uint8.
+    pixels: NDArray[np.uint8]
+    #: one per frame, e.g. "window 40/400".
+    recipes: tuple[str, ...]
+
+
+class DecodingProcess:
+    """Decodes and renders in a child process that may die; one at a time, replaced when it does.
+
+    Use as a context manager, or call `close`. Not safe for several threads at once.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._settings = settings
+        self._child: subprocess.Popen[bytes] | None = None
+        self._jobs_left = 0
+
+    def __enter__(self) -> DecodingProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the child now, so that its imports run beside what the caller does next."""
+        if self._child is None or self._child.poll() is not None or self._jobs_left <= 0:
+            self.close()
+            self._child = self._spawn()
+            self._jobs_left = JOBS_PER_PROCESS
+
+    def close(self, *, grace_s: float = 0.0) -> int:
+        """End the child, `grace_s` after it could have ended by itself; returns how it ended."""
+        child, self._child = self._child, None
+        if child is None:
+            return 0
+        try:
+            child.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        return child.wait()
+
+    def render(
+        self,
+        frames: Sequence[FrameToDecode],
+        requirements: ImageRequirements,
+        *,
+        is_one_stack: bool,
+        row_to_column_spacing: float = 1.0,
+    ) -> RenderedFrames:
+        """Display grey of `frames`, each fitted to the requirements' width and height.
+
+        `is_one_stack`: one grey mapping for all frames, otherwise one for each. Raises PixelBudgetExceeded or
+        UndecodablePixels with its reason; decode_timeout and decoder_died when the child did not live to answer.
+        """
+        job = {
+            "job": "render",
+            "width": requirements.width,
+            "height": requirements.height,
+            "keep_aspect": requirements.keep_aspect,
+            "grey": dataclasses.asdict(requirements.grey),
+            "is_one_stack": is_one_stack,
+            "row_to_column_spacing": row_to_column_spacing,
+        }
+        shape = (len(frames), requirements.height, requirements.width)
+        head, body = self._ask(job, frames, body_bytes=int(np.prod(shape)))
+        pixels = np.frombuffer(body, np.uint8).reshape(shape)
+        return RenderedFrames(pixels=pixels, recipes=tuple(str(recipe) for recipe in head["recipes"]))
+
+    def digests(self, frames: Sequence[FrameToDecode]) -> tuple[str, ...]:
+        """Hex SHA-256 of the stored values of each frame. Raises as `render`."""
+        head, _ = self._ask({"job": "digest"}, frames, body_bytes=0)
+        return tuple(str(digest) for digest in head["digests"])
+
+    def _ask(
+        self, job: dict[str, Any], frames: Sequence[FrameToDecode], *, body_bytes: int
+    ) -> tuple[dict[str, Any], bytes]:
+        described = [
+            {"path": str(frame.path), "frame_index": frame.frame_index, "factor": frame.factor} for frame in frames
+        ]
+        line = json.dumps({**job, "frames": described, "image_pixel_budget": self._settings.image_pixel_budget})
+        self.start()
+        self._jobs_left -= 1
+        try:
+            head, body = self._exchange(line.encode() + b"\n")
+        except (_Died, TimeoutError) as exc:
+            raise self._obituary(exc) from exc
+        if head.get("error") == "budget":
+            raise PixelBudgetExceeded(str(head["detail"]))
+        if "error" in head:
+            raise UndecodablePixels(str(head["detail"]), reason=str(head["reason"]))
+        if len(body) != body_bytes:
+            self.close()
+            raise UndecodablePixels("the decoding process answered something else", reason="decoder_died")
+        return head, body
+
+    def _exchange(self, line: bytes) -> tuple[dict[str, Any], bytes]:
+        """Send one job and read its answer within the time limit."""
+        child = self._child
+        if child is None or child.stdin is None or child.stdout is None:
+            raise _Died
+        deadline = time.monotonic() + self._settings.decode_timeout_s
+        try:
+            child.stdin.write(line)
+            child.stdin.flush()
+        except OSError as exc:
+            raise _Died from exc
+        received = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            while (head_end := received.find(b"\n")) < 0:
+                _read_some(selector, child.stdout.fileno(), received, deadline)
+                if len(received) > _LONGEST_HEAD_BYTES + _READ_BYTES:
+                    raise _Died
+            head = _parse_head(bytes(received[:head_end]))
+            while len(received) < head_end + 1 + head["bytes"]:
+                _read_some(selector, child.stdout.fileno(), received, deadline)
+        return head, bytes(received[head_end + 1 :])
+
+    def _obituary(self, cause: BaseException) -> UndecodablePixels:
+        """End the child and say how it ended."""
+        status = self.close(grace_s=0.0 if isinstance(cause, TimeoutError) else _GRACE_S)
+        if isinstance(cause, TimeoutError):
+            detail = f"decoding took longer than {self._settings.decode_timeout_s:g} s"
+            return UndecodablePixels(detail, reason="decode_timeout")
+        logger.warning("decoding_process_died", extra={"status": status})
+        if status == -signal.SIGXCPU:
+            return UndecodablePixels("decoding used up its processor time", reason="decode_timeout")
+        ending = signal.Signals(-status).name if status < 0 else f"status {status}"
+        return UndecodablePixels(f"the decoding process ended with {ending}", reason="decoder_died")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """Start a child that inherits nothing but its pipes: no secrets of ours in its environment."""
+        limits = [str(self._settings.decode_memory_bytes), str(int(self._settings.decode_timeout_s) + 1)]
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", _MODULE, *limits],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={
+                "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                "LC_ALL": "C.UTF-8",
+            },
+        )
+
+
+class _Died(Exception):
+    """The child is gone, or answers what it should not."""
+
+
+def _read_some(selector: selectors.BaseSelector, descriptor: int, received: bytearray, deadline: float) -> None:
+    if not selector.select(max(0.0, deadline - time.monotonic())):
+        raise TimeoutError
+    chunk = os.read(descriptor, _READ_BYTES)
+    if not chunk:
+        raise _Died
+    received += chunk
+
+
+def _parse_head(line: bytes) -> dict[str, Any]:
+    try:
+        head: dict[str, Any] = json.loads(line)
+        if not isinstance(head["bytes"], int) or not 0 <= head["bytes"] <= 2**40:
+            raise _Died
+    except (ValueError, KeyError, TypeError) as exc:
+        raise _Died from exc
+    return head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,17 +15,23 @@ from umit_pacs.pixels.attributes import text
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.pixels.stacks import classify_series
 from umit_pacs.routing.decide import decide
-from umit_pacs.routing.facts import StudyFacts, facts_to_text
+from umit_pacs.routing.facts import StudyFacts, facts_from_text, facts_to_text
 from umit_pacs.routing.header_facts import UNREADABLE, SeriesHeaders, study_facts
 from umit_pacs.routing.orders import expand
-from umit_pacs.routing.rules import RuleSet
+from umit_pacs.routing.replay import Replayed
+from umit_pacs.routing.rules import SENDER, RuleSet
 from umit_pacs.routing.rules_text import default_rules_text, parse_rules, read_rules
+from umit_pacs.states import InputSetState
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.files import PayloadFiles
+from umit_pacs.store.peers import peers_with_ae_title
+from umit_pacs.store.results import decision as recorded_decision
 from umit_pacs.store.rules import PublishedRules, current_rules, publish_rules
+from umit_pacs.store.studies import input_set as stored_input_set
+from umit_pacs.store.studies import input_sets_in_state
 from umit_pacs.vocabulary import TemplateLibrary, load_templates
 
-#: beside node.toml; what a new node publishes as its first rules
+#: in the store's folder; what a new node publishes as its first rules
 SEED_FILE = "rules.toml"
 #: Secondary Capture; its multi-frame kinds (PS3.4 B.5) are numbered below it.
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -96,6 +102,24 @@ def decide_about(
     )
 
 
+def name_destinations(catalogue: Catalogue, decision: RoutingDecision, input_set: InputSet) -> RoutingDecision:
+    """The decision with the destination `sender` replaced by the names of the peers that sent the study.
+
+    Where stations share an AE title, the address of the last instance tells them apart. An AE title without a peer
+    stands for itself: the delivery then ends in a dead letter that names it.
+    """
+    if SENDER not in decision.destinations:
+        return decision
+    title = input_set.calling_ae_title
+    hosts = {instance.peer_host for instance in input_set.instances if instance.calling_ae_title == title}
+    titled = peers_with_ae_title(catalogue, title)
+    at_host = [peer for peer in titled if hosts & set(peer.allowed_addresses)]
+    known = at_host or titled
+    senders = [peer.name for peer in known if peer.receives_results] or [peer.name for peer in known] or [title]
+    names = (name for item in decision.destinations for name in (senders if item == SENDER else [item]))
+    return replace(decision, destinations=tuple(dict.fromkeys(names)))
+
+
 def read_facts(input_set: InputSet, files: PayloadFiles) -> StudyFacts:
     """The facts of an input set from its stored headers. Raises StudyUnusable when no series can be read."""
     paths: dict[SeriesUID, list[Path]] = defaultdict(list)
@@ -163,6 +187,44 @@ def _is_picture_of_an_acquisition(header: Dataset) -> bool:
     """Dose reports and screenshots of CT, MR and PET."""
     is_capture = f"{text(header, 'SOPClassUID')}.".startswith(f"{_SECONDARY_CAPTURE}.")
     return is_capture and text(header, "Modality").upper() in _ACQUIRED_IN_SLICES
+
+
+def replay(
+    catalogue: Catalogue,
+    files: PayloadFiles,
+    rules: RuleSet,
+    version: int,
+    *,
+    templates: TemplateLibrary | None = None,
+    last: int,
+) -> Iterator[Replayed]:
+    """Decide again about the `last` input sets on record, the oldest first; changes nothing.
+
+    The facts come from the stored headers, and where the files are gone from the decision on record.
+    """
+    for input_set_id in input_sets_in_state(catalogue, *InputSetState)[-last:]:
+        input_set = stored_input_set(catalogue, input_set_id)
+        before, after, problem = recorded_decision(catalogue, input_set_id), None, ""
+        try:
+            facts = _facts_on_record(input_set, files, before)
+            after = decide_about(facts, rules, version=version, input_set_id=input_set_id, templates=templates)
+            after = name_destinations(catalogue, after, input_set)
+        except StudyUnusable as exc:
+            problem = f"{exc.reason}: {exc.detail}"
+        yield Replayed(
+            input_set_id=input_set_id,
+            study_instance_uid=input_set.study_instance_uid,
+            before=before,
+            after=after,
+            problem=problem,
+        )
+
+
+def _facts_on_record(input_set: InputSet, files: PayloadFiles, before: RoutingDecision | None) -> StudyFacts:
+    are_files_there = all(files.path(instance.relative_path).is_file() for instance in input_set.instances)
+    if before is not None and before.facts_text and not are_files_there:
+        return facts_from_text(before.facts_text)
+    return read_facts(input_set, files)
 
 
 def seed_rules(catalogue: Catalogue, folder: Path) -> PublishedRules:

@@ -50,7 +50,7 @@ from umit_pacs.steps.confirm import Confirmer, confirm
 from umit_pacs.steps.deliver import deliver
 from umit_pacs.steps.infer import infer
 from umit_pacs.steps.prepare import prepare
-from umit_pacs.steps.route import route
+from umit_pacs.steps.route import name_destinations, route
 from umit_pacs.store import results, studies
 from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.deliveries import Delivery, change_delivery, deliveries, plan_deliveries
@@ -151,14 +151,15 @@ def decide_by_rules(input_set_id: str) -> None:
         return
     published = current_rules(tools.catalogue)
     rules = parse_rules(published.text if published else "")
+    input_set = studies.input_set(tools.catalogue, input_set_id)
     decision = route(
-        studies.input_set(tools.catalogue, input_set_id),
+        input_set,
         rules,
         published.version if published else 0,
         tools.files,
         tools.templates,
     )
-    decision = results.record_decision(tools.catalogue, decision)
+    decision = results.record_decision(tools.catalogue, name_destinations(tools.catalogue, decision, input_set))
     if decision.orders:
         change_state(tools.catalogue, input_set_id, InputSetState.ROUTED, reason=decision.rule or "")
     else:

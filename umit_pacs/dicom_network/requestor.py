@@ -12,8 +12,10 @@ from pynetdicom.association import Association
 
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from umit_pacs.dicom_network.pynetdicom_repairs import close_unconnected_sockets
 from umit_pacs.errors import PeerRefused, PeerUnavailable
 
+close_unconnected_sockets()
 # Documented options of pynetdicom: send files as they are instead of decoding and encoding them, and keep identifiers,
 # which hold patient data, out of every log.
 _config.STORE_SEND_CHUNKED_DATASET = True

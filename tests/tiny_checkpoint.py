@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
@@ -20,7 +20,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from umit_pacs.handoffs import Language, SeriesUID, Task, TaskOrder
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
-from umit_pacs.umit_model.adapters import LANGUAGE_MODEL_TARGETS
+from umit_pacs.umit_model.adapters import LANGUAGE_MODEL_TARGETS, with_adapter
 from umit_pacs.umit_model.answers import boxes_answer, closed_answer, point_answer
 from umit_pacs.umit_model.checkpoint import ADAPTERS_FOLDER, BASE_FOLDER, Manifest, TaskProfile, write_manifest
 from umit_pacs.umit_model.generation import SharedHead, encode_images, split_prompt
@@ -270,7 +270,7 @@ def _loss(network, head: SharedHead, tails: list[tuple[list[int], list[int]]]) -
 
 def _write_adapter(network: Qwen2VLForConditionalGeneration, folder: Path, *, seed: int) -> None:
     config = LoraConfig(r=4, lora_alpha=8, target_modules=LANGUAGE_MODEL_TARGETS, bias="none")
-    model = get_peft_model(network, config)
+    model = with_adapter(network, config, "default")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

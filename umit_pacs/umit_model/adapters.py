@@ -8,6 +8,7 @@ CheckpointInvalid.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def renamed_from_old_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def with_adapter(network: Qwen2VLForConditionalGeneration, config: LoraConfig, name: str) -> PeftModel:
+    """`get_peft_model`; the layers of `network` itself are replaced."""
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 by a name that is on its way out.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        return get_peft_model(network, config, adapter_name=name)
+
+
 def attach_adapters(network: Qwen2VLForConditionalGeneration, folder: Path, names: tuple[str, ...]) -> PeftModel | None:
     """Put the adapters `names` of a checkpoint folder on `network`; None when there are none.
 
@@ -56,7 +65,7 @@ def attach_adapters(network: Qwen2VLForConditionalGeneration, folder: Path, name
         state = _read_state(path / ADAPTER_WEIGHTS_FILE)
         config = _read_config(path, network, state)
         if model is None:
-            model = get_peft_model(network, config, adapter_name=name)
+            model = with_adapter(network, config, name)
         else:
             model.add_adapter(name, config)
         _load(model, name, state, path / ADAPTER_WEIGHTS_FILE)

@@ -150,6 +150,16 @@ class Manifest(Record):
                 seen.add((profile.task, modality))
         return self
 
+    @model_validator(mode="after")
+    def _each_modality_is_seen_one_way(self) -> Manifest:
+        # All tasks share the vision features of an image, so they have to look at the same one.
+        seen: dict[str, ImageRequirements] = {}
+        for profile in self.profiles:
+            for modality in profile.modalities:
+                if seen.setdefault(modality, profile.image) != profile.image:
+                    raise ValueError(f"two image requirements for {modality}")
+        return self
+
     @property
     def tasks(self) -> tuple[Task, ...]:
         """The tasks that it answers, in the order of the profiles."""

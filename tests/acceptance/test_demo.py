@@ -1,0 +1,58 @@
+"""`umit-pacs demo`, as `make demo` runs it: the whole product against a real PACS."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+pytestmark = [pytest.mark.peer, pytest.mark.timeout(900), pytest.mark.xdist_group("node")]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "files"
+    command = [sys.executable, "-m", "umit_pacs", "demo", "--folder", str(folder)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=800, check=False, env=os.environ | {"COLUMNS": "240"}
+    )
+    log = folder / "node.log"
+    assert done.returncode == 0, done.stdout + done.stderr + (log.read_text() if log.exists() else "")
+    return folder, done.stdout
+
+
+def test_every_study_ends_confirmed(demo):
+    _, shown = demo
+    assert len(re.findall(r"\bCONFIRMED\b", shown)) == 3
+
+
+def test_the_pacs_holds_unverified_preliminary_drafts(demo):
+    _, shown = demo
+    assert len(re.findall(r"1 Enhanced SR \(PRELIMINARY, UNVERIFIED\)", shown)) == 3
+    assert "Secondary Capture Image" in shown
+
+
+def test_the_real_radiograph_gets_no_confident_false_pneumothorax(demo):
+    _, shown = demo
+    row = shown[shown.index("real chest radiograph") : shown.index("real chest CT")]
+    for line in re.findall(r"pneumothorax: found \((\d+)%\)", row):
+        assert int(line) < 80
+
+
+def test_the_pictures_are_written(demo):
+    folder, shown = demo
+    pictures = sorted((folder / "pictures").glob("*.png"))
+    assert len(pictures) >= 3
+    for path in pictures:
+        assert path.name in shown
+        with Image.open(path) as picture:
+            assert min(picture.size) >= 512
+
+
+def test_the_log_holds_no_patient_data(demo):
+    folder, _ = demo
+    log = (folder / "node.log").read_text(encoding="utf-8")
+    for word in ("CompressedSamples", "9RG1", "LIDC-IDRI", "Demo^"):
+        assert word not in log

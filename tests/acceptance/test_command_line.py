@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -66,10 +69,6 @@ def test_init_makes_a_node_that_doctor_understands(tmp_path):
 
 
 def test_doctor_names_a_changed_checkpoint_file(tmp_path):
-    import shutil
-    from importlib import resources
-    from pathlib import Path
-
     shipped = Path(str(resources.files("umit_pacs"))) / "umit_model" / "checkpoints" / "umit-demo"
     shutil.copytree(shipped, tmp_path / "changed")
     config = next((tmp_path / "changed").rglob("config.json"))

@@ -92,6 +92,8 @@ class SRTemplate(Record):
     classification: Classification | None = None
     #: a structured answer with less confidence is stated as possible only.
     certain_from: float = Field(0.7, ge=0.0, le=1.0)
+    #: centre and width that key images are drawn with when it is not known what the model saw.
+    display_window: tuple[float, float] | None = None
     #: what this modality can never claim or the model never looks at, listed under "Not assessed".
     never_assessed: tuple[Texts, ...] = ()
 
@@ -144,7 +146,10 @@ class TemplateLibrary(Record):
 
     def by_key(self, key: str) -> SRTemplate:
         """Raises KeyError when there is no such template."""
-        return next(template for template in self.templates if template.key == key)
+        for template in self.templates:
+            if template.key == key:
+                return template
+        raise KeyError(key)
 
 
 @cache
@@ -193,6 +198,12 @@ class Words:
         known = self._texts.get(f"reasons.{reason}")
         text = known[self.language] if known else reason.replace("_", " ")
         return self("not_assessed.reason_detail", reason=text, detail=detail) if detail else text
+
+    def confidence(self, share: float | None) -> str:
+        """A confidence in words, 0..1 or None."""
+        if share is None:
+            return self("findings.confidence_unknown")
+        return self("findings.confidence", percent=self.percent(share))
 
     def percent(self, share: float) -> str:
         """A share of 0..1 as a whole percentage, never rounded up to certainty or down to impossibility."""

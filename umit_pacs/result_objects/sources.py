@@ -25,6 +25,8 @@ class SourceSeries:
     description: str = ""
     #: +1: the patient's left lies towards higher x of the images, -1: towards lower x, 0: unknown or neither.
     left_direction: int = 0
+    #: height of a pixel over its width.
+    row_to_column_spacing: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +59,7 @@ def describe_series(uid: SeriesUID, header: Dataset) -> SourceSeries:
         number=header_text(header, "SeriesNumber"),
         description=header_text(header, "SeriesDescription"),
         left_direction=_left_direction(header),
+        row_to_column_spacing=_row_to_column_spacing(header),
     )
 
 
@@ -71,7 +74,9 @@ def header_text(header: Dataset, keyword: str) -> str:
 
 def _left_direction(header: Dataset) -> int:
     """From Image Orientation (Patient) where there is one (PS3.3 C.7.6.2.1.1), else from Patient Orientation."""
-    cosines = _values(header, "ImageOrientationPatient")
+    cosines = _values(header, "ImageOrientationPatient") or _shared(
+        header, "PlaneOrientationSequence", "ImageOrientationPatient"
+    )
     if len(cosines) == 6:
         try:
             along_row = float(cosines[0])
@@ -81,6 +86,31 @@ def _left_direction(header: Dataset) -> int:
     words = _values(header, "PatientOrientation")
     along_row_word = words[0].upper() if len(words) == 2 else ""
     return along_row_word.startswith("L") - along_row_word.startswith("R")
+
+
+def _row_to_column_spacing(header: Dataset) -> float:
+    """From the spacing in the patient or at the detector (PS3.3 10.7), else Pixel Aspect Ratio; 1 when unknown."""
+    candidates = (
+        _values(header, "PixelSpacing"),
+        _shared(header, "PixelMeasuresSequence", "PixelSpacing"),
+        _values(header, "ImagerPixelSpacing"),
+        _values(header, "PixelAspectRatio"),
+    )
+    for values in candidates:
+        try:
+            between_rows, between_columns = (float(value) for value in values)
+        except ValueError:
+            continue
+        if between_rows > 0 and between_columns > 0:
+            return between_rows / between_columns
+    return 1.0
+
+
+def _shared(header: Dataset, macro: str, keyword: str) -> list[str]:
+    """An attribute that all frames of an enhanced object share (PS3.3 C.7.6.16)."""
+    groups = header.get("SharedFunctionalGroupsSequence") or []
+    items = groups[0].get(macro) if groups else None
+    return _values(items[0], keyword) if items else []
 
 
 def _values(header: Dataset, keyword: str) -> list[str]:

@@ -2,10 +2,54 @@
 
 from __future__ import annotations
 
-from umit_pacs.handoffs import Findings, InputSet, ResultObject, RoutingDecision
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from umit_pacs.errors import InvalidConfiguration, NoUsableFrames, ResultInvalid, StudyUnusable, UndecodablePixels
+from umit_pacs.handoffs import (
+    Findings,
+    FrameReference,
+    InputSet,
+    InstanceUID,
+    ObjectKind,
+    ResultObject,
+    RoutingDecision,
+    SeriesUID,
+    StoredInstance,
+)
+from umit_pacs.pixels.decoding_process import DecodingProcess, FrameToDecode
+from umit_pacs.pixels.headers import read_header
+from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
+from umit_pacs.result_objects.check import check_object
 from umit_pacs.result_objects.draft import Draft
-from umit_pacs.settings import ComposeSettings
+from umit_pacs.result_objects.encode import encode
+from umit_pacs.result_objects.fonts import find_fonts
+from umit_pacs.result_objects.measurement_report import measurement_report
+from umit_pacs.result_objects.pages import Page, PageMaker, render_pages
+from umit_pacs.result_objects.provenance import TRANSFER_SYNTAX_UID, Provenance
+from umit_pacs.result_objects.secondary_capture import secondary_captures
+from umit_pacs.result_objects.sources import SourceStudy, describe_series, header_text
+from umit_pacs.result_objects.text_report import text_report
+from umit_pacs.result_objects.uids import UIDs
+from umit_pacs.result_objects.write_draft import write_draft
+from umit_pacs.settings import ComposeSettings, ModelSettings
 from umit_pacs.store.files import PayloadFiles
+from umit_pacs.vocabulary import SRTemplate, TemplateLibrary, load_phrases, load_templates
+
+logger = logging.getLogger(__name__)
+
+#: kinds of object by profile.
+PROFILES = {
+    "universal": (ObjectKind.TEXT_REPORT, ObjectKind.MEASUREMENT_REPORT, ObjectKind.SECONDARY_CAPTURE),
+}
+_WINDOW = re.compile(r"window (-?[\d.]+)/([\d.]+)")
+_PERCENTILES = re.compile(r"percentiles ([\d.]+)-([\d.]+)")
 
 
 def compose(
@@ -15,9 +59,20 @@ def compose(
     predecessor: tuple[ResultObject, ...],
     files: PayloadFiles,
     settings: ComposeSettings,
+    model_settings: ModelSettings | None = None,
 ) -> tuple[ResultObject, ...]:
-    """Write the objects of the decision's profile; the same arguments give the same bytes."""
-    raise NotImplementedError
+    """Write the objects of the decision's profile durably; the same arguments give the same bytes.
+
+    predecessor: results of the input set that this one supersedes. model_settings: bounds for decoding key images.
+    Raises ResultInvalid when an object fails its check, InvalidConfiguration for an unknown profile or a missing font.
+    """
+    kinds = PROFILES.get(decision.profile)
+    if kinds is None:
+        raise InvalidConfiguration(f"profile {decision.profile!r} is none of {', '.join(PROFILES)}")
+    work = _Composition.of(input_set, decision, findings, predecessor, files, settings, model_settings)
+    return tuple(
+        _store(ds, kind, number, work) for kind in kinds for number, ds in enumerate(_COMPOSERS[kind](work), 1)
+    )
 
 
 def draft_of(
@@ -26,6 +81,221 @@ def draft_of(
     findings: Findings,
     files: PayloadFiles,
     settings: ComposeSettings,
+    predecessor: tuple[ResultObject, ...] = (),
 ) -> Draft:
     """The draft that the objects tell, without writing any."""
-    raise NotImplementedError
+    return _Composition.of(input_set, decision, findings, predecessor, files, settings, None).draft
+
+
+def pages_of(
+    input_set: InputSet,
+    decision: RoutingDecision,
+    findings: Findings,
+    files: PayloadFiles,
+    settings: ComposeSettings,
+    model_settings: ModelSettings | None = None,
+) -> tuple[Page, ...]:
+    """The pages of the secondary capture as pictures, without writing any object."""
+    return _pages(_Composition.of(input_set, decision, findings, (), files, settings, model_settings))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Composition:
+    """Everything the objects of one run are made from."""
+
+    input_set: InputSet
+    findings: Findings
+    files: PayloadFiles
+    settings: ComposeSettings
+    model_settings: ModelSettings
+    templates: TemplateLibrary
+    draft: Draft
+    made: Provenance
+    instances: dict[InstanceUID, StoredInstance] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        input_set: InputSet,
+        decision: RoutingDecision,
+        findings: Findings,
+        predecessor: tuple[ResultObject, ...],
+        files: PayloadFiles,
+        settings: ComposeSettings,
+        model_settings: ModelSettings | None,
+    ) -> _Composition:
+        templates = load_templates(settings.templates_folder)
+        source = _source_study(input_set, findings, files)
+        made = Provenance(
+            source=source,
+            model=findings.model,
+            uids=UIDs.of(settings.uid_root, decision, findings),
+            words=load_phrases().in_language(decision.language),
+            institution_name=settings.institution_name,
+            device_serial_number=settings.device_serial_number,
+            predecessor=predecessor,
+        )
+        return cls(
+            input_set=input_set,
+            findings=findings,
+            files=files,
+            settings=settings,
+            model_settings=model_settings or ModelSettings(),
+            templates=templates,
+            draft=write_draft(decision, findings, source, templates, supersedes=bool(predecessor)),
+            made=made,
+            instances={instance.sop_instance_uid: instance for instance in input_set.instances},
+        )
+
+
+def _text_reports(work: _Composition) -> tuple[Dataset, ...]:
+    return (text_report(work.draft, work.made),)
+
+
+def _measurement_reports(work: _Composition) -> tuple[Dataset, ...]:
+    return (measurement_report(work.draft, work.made),) if work.draft.markings else ()
+
+
+def _captures(work: _Composition) -> tuple[Dataset, ...]:
+    return secondary_captures(_pages(work), work.made)
+
+
+_COMPOSERS: dict[ObjectKind, Callable[[_Composition], tuple[Dataset, ...]]] = {
+    ObjectKind.TEXT_REPORT: _text_reports,
+    ObjectKind.MEASUREMENT_REPORT: _measurement_reports,
+    ObjectKind.SECONDARY_CAPTURE: _captures,
+}
+
+
+def _store(ds: Dataset, kind: ObjectKind, number: int, work: _Composition) -> ResultObject:
+    """Check the object, then keep its file; bytes that an earlier run kept stay as they are."""
+    relative_path = f"results/{work.input_set.input_set_id}/{kind}-{number}.dcm"
+    try:
+        content = encode(ds)
+    except (ValueError, TypeError) as exc:
+        raise ResultInvalid(f"the {kind} cannot be encoded ({type(exc).__name__})") from exc
+    _check(content, work)
+    try:
+        sha256, size_bytes = work.files.write_durably(relative_path, [content])
+    except FileExistsError:
+        sha256, size_bytes = _keep_earlier(ds, relative_path, work)
+    return ResultObject(
+        sop_instance_uid=InstanceUID(str(ds.SOPInstanceUID)),
+        sop_class_uid=str(ds.SOPClassUID),
+        series_instance_uid=SeriesUID(str(ds.SeriesInstanceUID)),
+        transfer_syntax_uid=str(TRANSFER_SYNTAX_UID),
+        kind=kind,
+        relative_path=relative_path,
+        sha256=sha256,
+        size_bytes=size_bytes,
+    )
+
+
+def _check(content: bytes, work: _Composition) -> None:
+    sources = {*work.instances, *(result.sop_instance_uid for result in work.made.predecessor)}
+    check_object(
+        content, study_instance_uid=work.input_set.study_instance_uid, source_instances=[str(uid) for uid in sources]
+    )
+
+
+def _keep_earlier(ds: Dataset, relative_path: str, work: _Composition) -> tuple[str, int]:
+    """The file that an earlier attempt wrote, perhaps another version of this program: it may have been sent already.
+
+    Raises ResultInvalid when it is another object.
+    """
+    content = work.files.path(relative_path).read_bytes()
+    _check(content, work)
+    if read_header(work.files.path(relative_path)).get("SOPInstanceUID") != ds.SOPInstanceUID:
+        raise ResultInvalid("another object stands in its place")
+    logger.info("result_kept", extra={"path": relative_path})
+    return work.files.write_durably(relative_path, [content])
+
+
+def _source_study(input_set: InputSet, findings: Findings, files: PayloadFiles) -> SourceStudy:
+    """Headers of one instance of each series, and of the instances that the draft may name."""
+    analysed = [frame.sop_instance_uid for result in findings.results for frame in result.frames]
+    used = set(analysed) | {
+        frame.sop_instance_uid for result in findings.results for region in result.regions for frame in region.frames
+    }
+    headers: dict[InstanceUID, Dataset] = {}
+    series_read: set[SeriesUID] = set()
+    # Instances that the model saw come first, so that their headers describe their series.
+    for instance in sorted(input_set.instances, key=lambda one: one.sop_instance_uid not in used):
+        if instance.sop_instance_uid in used or instance.series_instance_uid not in series_read:
+            try:
+                headers[instance.sop_instance_uid] = read_header(files.path(instance.relative_path))
+            except StudyUnusable:
+                continue
+            series_read.add(instance.series_instance_uid)
+    if not headers:
+        raise NoUsableFrames("no header of the study can be read")
+    by_series = {SeriesUID(header_text(header, "SeriesInstanceUID")): header for header in reversed(headers.values())}
+    return SourceStudy(
+        study_instance_uid=input_set.study_instance_uid,
+        header=next((headers[uid] for uid in analysed if uid in headers), next(iter(headers.values()))),
+        series={uid: describe_series(uid, header) for uid, header in by_series.items()},
+        image_numbers={uid: header_text(header, "InstanceNumber") for uid, header in headers.items()},
+        composed_at=max(instance.received_at for instance in input_set.instances),
+    )
+
+
+def _pages(work: _Composition) -> tuple[Page, ...]:
+    fonts = find_fonts(work.draft.language, work.settings.font)
+    with DecodingProcess(work.model_settings) as decoder:
+
+        def frame_source(frame: FrameReference, width: int, height: int) -> NDArray[np.uint8]:
+            return _render_frame(frame, width, height, decoder, work)
+
+        maker = PageMaker(
+            draft=work.draft,
+            source=work.made.source,
+            frame_source=frame_source,
+            fonts=fonts,
+            words=work.made.words,
+        )
+        return render_pages(maker)
+
+
+def _render_frame(
+    frame: FrameReference, width: int, height: int, decoder: DecodingProcess, work: _Composition
+) -> NDArray[np.uint8]:
+    """The frame in the grey that the model saw where that is known, else in the first grey that works."""
+    instance = work.instances.get(frame.sop_instance_uid)
+    if instance is None:
+        raise NoUsableFrames("the frame is not of this input set")
+    wanted = FrameToDecode(path=work.files.path(instance.relative_path), frame_index=(frame.frame_number or 1) - 1)
+    failure: UndecodablePixels | None = None
+    for grey in _grey_recipes(frame, work):
+        requirements = ImageRequirements(kind=ImageKind.IMAGE, width=width, height=height, keep_aspect=False, grey=grey)
+        try:
+            return decoder.render([wanted], requirements, is_one_stack=False).pixels[0]
+        except UndecodablePixels as exc:
+            failure = exc
+    raise failure or UndecodablePixels()
+
+
+def _grey_recipes(frame: FrameReference, work: _Composition) -> Iterator[GreyRecipe]:
+    for result in work.findings.results:
+        if frame in result.frames:
+            if window := _WINDOW.fullmatch(result.grey_recipe):
+                yield _window_recipe(float(window[1]), float(window[2]))
+            elif shares := _PERCENTILES.fullmatch(result.grey_recipe):
+                low, high = float(shares[1]), float(shares[2])
+                yield GreyRecipe(kind=GreyKind.PERCENTILES, percentile_low=low, percentile_high=high)
+            break
+    template = _template_of(frame, work)
+    if template.display_window is not None:
+        yield _window_recipe(*template.display_window)
+    yield GreyRecipe(kind=GreyKind.HEADER)
+
+
+def _window_recipe(center: float, width: float) -> GreyRecipe:
+    return GreyRecipe(kind=GreyKind.WINDOW, window_center=center, window_width=width)
+
+
+def _template_of(frame: FrameReference, work: _Composition) -> SRTemplate:
+    for result in work.findings.results:
+        if result.order.series_instance_uid == frame.series_instance_uid and result.order.template:
+            return work.templates.by_key(result.order.template)
+    series = work.made.source.series_of(frame.series_instance_uid)
+    return work.templates.for_series(series.modality, series.body_part)

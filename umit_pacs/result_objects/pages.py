@@ -1,0 +1,163 @@
+"""The pages that every viewer can show: key image with regions, the draft's text, and the banner over both."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from umit_pacs.errors import StudyUnusable
+from umit_pacs.handoffs import FrameReference
+from umit_pacs.result_objects.draft import Draft, Marking
+from umit_pacs.result_objects.fonts import Fonts
+from umit_pacs.result_objects.picture import draw_picture, fitted_size_px, label_of
+from umit_pacs.result_objects.sources import SourceStudy
+from umit_pacs.result_objects.text_flow import SMALL_PX, Row, flow, heading_rows, rows_of, text_rows, wrap
+from umit_pacs.vocabulary import Words
+
+WIDTH_PX, HEIGHT_PX = 1280, 960
+_BANNER_PX, _BANNER_FONT_PX = 76, 44
+_FOOTER_PX = 40
+_GAP_PX = 20
+_PICTURE_WIDTH_PX = 660
+_COLUMN_WIDTH_PX = WIDTH_PX - _PICTURE_WIDTH_PX - 3 * _GAP_PX
+_CAPTION_PX = 30
+_TOP_PX = _BANNER_PX + _GAP_PX
+_COLUMN_HEIGHT_PX = HEIGHT_PX - _TOP_PX - _FOOTER_PX - _GAP_PX
+_BACKGROUND, _BANNER, _WHITE, _FAINT = (18, 20, 23), (176, 0, 32), (255, 255, 255), (154, 160, 166)
+#: More key images than this are in the measurement object only: a series of pages is read by a person.
+MOST_PICTURES = 6
+
+#: (frame, width, height) -> (height, width) uint8: the whole frame in display grey at that size; or StudyUnusable.
+FrameSource = Callable[[FrameReference, int, int], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """One rendered page and the frames it shows."""
+
+    image: Image.Image
+    frames: tuple[FrameReference, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageMaker:
+    """What all pages of one draft share."""
+
+    draft: Draft
+    source: SourceStudy
+    frame_source: FrameSource
+    fonts: Fonts
+    words: Words
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plan:
+    """What one page holds before it is drawn: a picture or none, then columns of text."""
+
+    frame: FrameReference | None
+    columns: list[list[Row]]
+
+
+def render_pages(maker: PageMaker) -> tuple[Page, ...]:
+    """First key image beside the draft, the rest of the text, then a page for each further key image."""
+    plans = _plans(maker)
+    return tuple(_render(plan, number, len(plans), maker) for number, plan in enumerate(plans, 1))
+
+
+def _plans(maker: PageMaker) -> list[_Plan]:
+    shown = maker.draft.key_frames[:MOST_PICTURES]
+    columns = flow(rows_of(maker.draft, maker.fonts, _COLUMN_WIDTH_PX), itertools.repeat(_COLUMN_HEIGHT_PX))
+    on_first = 1 if shown else 2
+    plans = [_Plan(frame=shown[0] if shown else None, columns=columns[:on_first])]
+    plans += [_Plan(frame=None, columns=columns[at : at + 2]) for at in range(on_first, len(columns), 2)]
+    for frame in shown[1:]:
+        rows = list(_rows_beside(frame, maker))
+        plans.append(_Plan(frame=frame, columns=flow(rows, itertools.repeat(_COLUMN_HEIGHT_PX))[:1]))
+    return plans
+
+
+def _rows_beside(frame: FrameReference, maker: PageMaker) -> Iterator[Row]:
+    """What is marked on a further key image."""
+    yield from heading_rows(maker.words("pages.marked_here"), maker.fonts, _COLUMN_WIDTH_PX)
+    markings = _markings_on(frame, maker.draft)
+    for marking in markings:
+        yield from text_rows(label_of(marking, maker.words), maker.fonts, _COLUMN_WIDTH_PX)
+    if not markings:
+        yield from text_rows(maker.words("pages.nothing_marked"), maker.fonts, _COLUMN_WIDTH_PX)
+
+
+def _markings_on(frame: FrameReference, draft: Draft) -> list[Marking]:
+    return [marking for marking in draft.markings if marking.key_frame == frame]
+
+
+def _render(plan: _Plan, number: int, count: int, maker: PageMaker) -> Page:
+    page = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), _BACKGROUND)
+    canvas = ImageDraw.Draw(page)
+    _draw_banner(canvas, number, count, maker)
+    _draw_footer(canvas, maker)
+    left = _GAP_PX
+    if plan.frame is not None:
+        _draw_key_frame(page, canvas, plan.frame, maker)
+        left += _PICTURE_WIDTH_PX + _GAP_PX
+    for column in plan.columns:
+        top = _TOP_PX
+        for row in column:
+            canvas.text((left, top), row.text, font=row.font, fill=row.colour)
+            top += row.height_px
+        left += _PICTURE_WIDTH_PX + _GAP_PX
+    return Page(image=page, frames=(plan.frame,) if plan.frame is not None else ())
+
+
+def _draw_banner(canvas: ImageDraw.ImageDraw, number: int, count: int, maker: PageMaker) -> None:
+    canvas.rectangle((0, 0, WIDTH_PX, _BANNER_PX), fill=_BANNER)
+    middle = _BANNER_PX / 2
+    canvas.text((_GAP_PX, middle), maker.draft.banner, font=maker.fonts.bold(_BANNER_FONT_PX), fill=_WHITE, anchor="lm")
+    page = maker.words("pages.page", number=number, count=count)
+    right = WIDTH_PX - _GAP_PX
+    canvas.text((right, middle - 15), maker.draft.title, font=maker.fonts.bold(22), fill=_WHITE, anchor="rm")
+    canvas.text((right, middle + 15), page, font=maker.fonts.regular(18), fill=_WHITE, anchor="rm")
+
+
+def _draw_footer(canvas: ImageDraw.ImageDraw, maker: PageMaker) -> None:
+    top = HEIGHT_PX - _FOOTER_PX
+    canvas.line((0, top, WIDTH_PX, top), fill=_BANNER, width=3)
+    font = maker.fonts.regular(SMALL_PX)
+    line = wrap(maker.words("not_a_diagnosis"), font.getlength, WIDTH_PX - 2 * _GAP_PX)[0]
+    canvas.text((_GAP_PX, top + _FOOTER_PX / 2), line, font=font, fill=_WHITE, anchor="lm")
+
+
+def _draw_key_frame(page: Image.Image, canvas: ImageDraw.ImageDraw, frame: FrameReference, maker: PageMaker) -> None:
+    """The picture with its caption below; words in its place when the frame cannot be decoded."""
+    spacing = maker.source.series_of(frame.series_instance_uid).row_to_column_spacing
+    size_px = fitted_size_px(frame, spacing, _PICTURE_WIDTH_PX, _COLUMN_HEIGHT_PX - _CAPTION_PX)
+    try:
+        grey = maker.frame_source(frame, *size_px)
+    except StudyUnusable as exc:
+        text = maker.words("pages.no_picture", reason=maker.words.reason(exc.reason))
+        font = maker.fonts.regular(SMALL_PX)
+        for index, line in enumerate(wrap(text, font.getlength, _PICTURE_WIDTH_PX)):
+            canvas.text((_GAP_PX, _TOP_PX + index * 24), line, font=font, fill=_FAINT)
+        return
+    picture = draw_picture(grey, frame, _markings_on(frame, maker.draft), maker.fonts, maker.words)
+    left = _GAP_PX + (_PICTURE_WIDTH_PX - size_px[0]) // 2
+    page.paste(picture, (left, _TOP_PX))
+    canvas.rectangle((left - 1, _TOP_PX - 1, left + size_px[0], _TOP_PX + size_px[1]), outline=(60, 64, 67))
+    caption = _caption(frame, maker)
+    below = _TOP_PX + size_px[1] + _CAPTION_PX / 2 + 2
+    canvas.text((_GAP_PX, below), caption, font=maker.fonts.regular(SMALL_PX), fill=_FAINT, anchor="lm")
+
+
+def _caption(frame: FrameReference, maker: PageMaker) -> str:
+    series = maker.source.series_of(frame.series_instance_uid).number or "?"
+    text = maker.words("pages.of_image", series=series, image=maker.source.image_number(frame))
+    elsewhere = [
+        marking for marking in maker.draft.markings if marking.key_frame not in maker.draft.key_frames[:MOST_PICTURES]
+    ]
+    if elsewhere and frame == maker.draft.key_frames[0]:
+        text += ". " + maker.words("pages.not_marked_here", count=len(elsewhere))
+    return text

@@ -1,0 +1,305 @@
+"""What every result object says about its patient, its study, who made it, from what, and that it is a draft.
+
+Sources: PS3.3 C.7 and C.17 for the modules, IHE AIR 6.5.3.1 for the equipment, PS3.16 TID 1002, 1004 and 4019.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+import highdicom.sr
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import PersonName, validate_value
+
+from umit_pacs import __version__
+from umit_pacs.errors import ResultInvalid
+from umit_pacs.handoffs import FrameReference, ModelIdentity, ObjectKind, ResultObject
+from umit_pacs.result_objects.sources import SourceStudy
+from umit_pacs.result_objects.uids import UIDs
+from umit_pacs.vocabulary import Coding, Words
+
+MANUFACTURER = "UMIT PACS"
+TRANSFER_SYNTAX_UID = ExplicitVRLittleEndian
+#: The same as on the wire (PS3.7 D.3.3.2); a test holds the two equal.
+IMPLEMENTATION_CLASS_UID = UID("2.25.188395013340815142076962846151209206265")
+
+SERIES_NUMBERS = {
+    ObjectKind.TEXT_REPORT: 901,
+    ObjectKind.MEASUREMENT_REPORT: 902,
+    ObjectKind.SECONDARY_CAPTURE: 903,
+}
+
+#: PS3.3 C.7.1.1, C.7.2.1, C.7.2.2. Type 2 ones are there even when empty; of the others only what the source has.
+_TYPE_2 = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+_WHERE_PRESENT = (
+    "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "OtherPatientIDsSequence",
+    "OtherPatientNames",
+    "EthnicGroup",
+    "PatientComments",
+    "PatientSpeciesDescription",
+    "PatientSpeciesCodeSequence",
+    "PatientBreedDescription",
+    "PatientBreedCodeSequence",
+    "BreedRegistrationSequence",
+    "ResponsiblePerson",
+    "ResponsiblePersonRole",
+    "ResponsibleOrganization",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "StudyDescription",
+    "IssuerOfAccessionNumberSequence",
+    "NameOfPhysiciansReadingStudy",
+    "PhysiciansOfRecord",
+    "ProcedureCodeSequence",
+    "AdmittingDiagnosesDescription",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "AdditionalPatientHistory",
+    "Occupation",
+    "TimezoneOffsetFromUTC",
+)
+#: Kept whatever they look like: without them the object would belong to nobody.
+_IDENTITY = frozenset({"PatientName", "PatientID"})
+_OFFSET = re.compile(r"([+-])(\d\d)(\d\d)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Everything the objects of one run share."""
+
+    source: SourceStudy
+    model: ModelIdentity
+    uids: UIDs
+    words: Words
+    institution_name: str
+    device_serial_number: str
+    #: results of the input set that this one supersedes.
+    predecessor: tuple[ResultObject, ...] = ()
+
+    @property
+    def composed_at(self) -> datetime:
+        """Local time of the source where it says its zone, else of this machine."""
+        offset = _OFFSET.fullmatch(str(self.source.header.get("TimezoneOffsetFromUTC") or ""))
+        if offset is None:
+            return self.source.composed_at.astimezone()
+        minutes = int(offset[2]) * 60 + int(offset[3])
+        return self.source.composed_at.astimezone(
+            timezone(timedelta(minutes=-minutes if offset[1] == "-" else minutes))
+        )
+
+
+def new_object(sop_class_uid: str, kind: ObjectKind, number: int, modality: str, made: Provenance) -> Dataset:
+    """An object with the modules that all have: patient, study, series, equipment, SOP common.
+
+    number: 1-based position in its series.
+    """
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    _copy_patient_and_study(ds, made.source)
+    words, now = made.words, made.composed_at
+    ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, made.uids.instance(kind, number)
+    ds.InstanceCreationDate = ds.SeriesDate = ds.ContentDate = now.strftime("%Y%m%d")
+    ds.InstanceCreationTime = ds.SeriesTime = ds.ContentTime = now.strftime("%H%M%S")
+    ds.Modality = modality
+    ds.SeriesInstanceUID, ds.SeriesNumber = made.uids.series(kind), SERIES_NUMBERS[kind]
+    ds.SeriesDescription = f"{words('series_description_prefix')} {words(f'kinds.{kind}')}"[:64]
+    ds.InstanceNumber = number
+    ds.Manufacturer, ds.ManufacturerModelName = MANUFACTURER, made.model.name
+    ds.SoftwareVersions = [made.model.version, f"umit-pacs {__version__}"]
+    ds.DeviceSerialNumber = made.device_serial_number
+    if institution := made.institution_name or str(made.source.header.get("InstitutionName") or ""):
+        ds.InstitutionName = institution
+    ds.ContributingEquipmentSequence = [_contributing_equipment(made)]
+    ds.file_meta = _file_meta(ds)
+    return ds
+
+
+def add_document_flags(ds: Dataset, made: Provenance) -> None:
+    """Mark an SR document as a machine's complete, unverified draft (PS3.3 C.17.2)."""
+    ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
+    author = Dataset()
+    author.ObserverType = "DEV"
+    author.StationName = made.model.name[:16]
+    author.DeviceUID = made.uids.device()
+    author.Manufacturer, author.ManufacturerModelName = MANUFACTURER, made.model.name
+    author.InstitutionName = str(ds.get("InstitutionName") or "")
+    author.InstitutionCodeSequence = []
+    ds.AuthorObserverSequence = [author]
+    ds.PerformedProcedureCodeSequence = []
+    ds.ReferencedPerformedProcedureStepSequence = []
+    request = _referenced_request(made.source)
+    if request is not None:
+        ds.ReferencedRequestSequence = [request]
+
+
+def add_predecessors(ds: Dataset, kinds: Iterable[ObjectKind], made: Provenance) -> None:
+    """Name the earlier documents of `kinds` that this one replaces (PS3.3 C.17.2.1)."""
+    wanted = frozenset(kinds)
+    earlier = [result for result in made.predecessor if result.kind in wanted]
+    if earlier:
+        ds.PredecessorDocumentsSequence = _by_study_and_series(
+            made.source.study_instance_uid,
+            [(result.series_instance_uid, result.sop_class_uid, result.sop_instance_uid) for result in earlier],
+        )
+
+
+def add_evidence(ds: Dataset, frames: Sequence[FrameReference], made: Provenance) -> None:
+    """Name every image the document rests on (PS3.3 C.17.2.3)."""
+    used = dict.fromkeys((frame.series_instance_uid, frame.sop_class_uid, frame.sop_instance_uid) for frame in frames)
+    if used:
+        ds.CurrentRequestedProcedureEvidenceSequence = _by_study_and_series(made.source.study_instance_uid, list(used))
+
+
+def observation_context(made: Provenance) -> highdicom.sr.ObservationContext:
+    """The device that observed (TID 1001, 1002, 1004)."""
+    attributes = highdicom.sr.DeviceObserverIdentifyingAttributes(
+        uid=made.uids.device(),
+        name=made.model.name,
+        manufacturer_name=MANUFACTURER,
+        model_name=made.model.name,
+        serial_number=made.device_serial_number,
+    )
+    return highdicom.sr.ObservationContext(
+        observer_device_context=highdicom.sr.ObserverContext(
+            observer_type=codes.DCM.Device, observer_identifying_attributes=attributes
+        )
+    )
+
+
+def algorithm_identification(made: Provenance) -> highdicom.sr.AlgorithmIdentification:
+    """Which checkpoint answered, and how it was run (TID 4019)."""
+    model = made.model
+    return highdicom.sr.AlgorithmIdentification(
+        name=model.name,
+        version=model.version,
+        family=codes.DCM.ArtificialIntelligence,
+        manufacturer=MANUFACTURER,
+        parameters=[f"sha256={model.sha256}", f"quantisation={model.quantisation}", f"device={model.device}"],
+    )
+
+
+def language_item(words: Words) -> highdicom.sr.LanguageOfContentItemAndDescendants:
+    """Language of the document (TID 1204, RFC 5646)."""
+    return highdicom.sr.LanguageOfContentItemAndDescendants(
+        highdicom.sr.CodedConcept(
+            value=words("language_code"), scheme_designator="RFC5646", meaning=words("language_name")
+        )
+    )
+
+
+def coded(coding: Coding, meaning: str = "") -> highdicom.sr.CodedConcept:
+    """A template's code; `meaning` in the language of the document instead of the template's."""
+    return highdicom.sr.CodedConcept(
+        value=coding.value, scheme_designator=coding.scheme, meaning=(meaning or coding.meaning)[:64]
+    )
+
+
+def _file_meta(ds: Dataset) -> FileMetaDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    meta.TransferSyntaxUID = TRANSFER_SYNTAX_UID
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = f"UMIT_PACS_{__version__}"[:16]
+    return meta
+
+
+def _copy_patient_and_study(ds: Dataset, source: SourceStudy) -> None:
+    ds.StudyInstanceUID = source.study_instance_uid
+    for keyword in _TYPE_2:
+        setattr(ds, keyword, None)
+        _copy(ds, source.header, keyword)
+    for keyword in _WHERE_PRESENT:
+        _copy(ds, source.header, keyword)
+
+
+def _copy(ds: Dataset, header: Dataset, keyword: str) -> None:
+    """Copy one attribute, its text re-encoded; a value that DICOM forbids is left out unless it names the patient."""
+    try:
+        element = header[keyword]
+        value = element.value
+        if value is None or (isinstance(value, str) and not value):
+            return
+        if element.VR == "PN":
+            value = [PersonName(str(name)) for name in value] if element.VM > 1 else PersonName(str(value))
+        if element.VR not in ("SQ", "PN") and keyword not in _IDENTITY:
+            for one in value if element.VM > 1 else [value]:
+                validate_value(element.VR, one if isinstance(one, str) else str(one), 2)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return
+    setattr(ds, keyword, value)
+
+
+def _referenced_request(source: SourceStudy) -> Dataset | None:
+    """The order that the images were made for (PS3.3 C.17.2), when the source names one."""
+    accession = str(source.header.get("AccessionNumber") or "")
+    if not accession:
+        return None
+    item = Dataset()
+    item.StudyInstanceUID = source.study_instance_uid
+    item.ReferencedStudySequence = []
+    item.AccessionNumber = accession
+    for keyword in (
+        "PlacerOrderNumberImagingServiceRequest",
+        "FillerOrderNumberImagingServiceRequest",
+        "RequestedProcedureID",
+        "RequestedProcedureDescription",
+    ):
+        setattr(item, keyword, str(source.header.get(keyword) or ""))
+    item.RequestedProcedureCodeSequence = []
+    return item
+
+
+def _contributing_equipment(made: Provenance) -> Dataset:
+    model = made.model
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [code_item("109102", "DCM", "Processing Equipment")]
+    item.Manufacturer, item.ManufacturerModelName = MANUFACTURER, model.name
+    item.SoftwareVersions = model.version
+    item.DeviceSerialNumber = made.device_serial_number
+    item.DeviceUID = made.uids.device()
+    item.ContributionDateTime = made.composed_at.strftime("%Y%m%d%H%M%S")
+    item.ContributionDescription = f"sha256 {model.sha256}, {model.quantisation}, {model.device}"[:1024]
+    return item
+
+
+def code_item(value: str, scheme: str, meaning: str) -> Dataset:
+    """One item of a code sequence (PS3.3 table 8.8-1)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def _by_study_and_series(study_instance_uid: str, used: list[tuple[str, str, str]]) -> list[Dataset]:
+    """used: (series, class, instance) UIDs. Hierarchical SOP Instance Reference Macro (PS3.3 table C.17-3)."""
+    if not study_instance_uid:
+        raise ResultInvalid("the study has no UID")
+    study = Dataset()
+    study.StudyInstanceUID = study_instance_uid
+    by_series: dict[str, Dataset] = {}
+    for series_uid, class_uid, instance_uid in used:
+        series = by_series.setdefault(series_uid, Dataset())
+        series.SeriesInstanceUID = series_uid
+        reference = Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = class_uid, instance_uid
+        series.ReferencedSOPSequence = [*series.get("ReferencedSOPSequence", []), reference]
+    study.ReferencedSeriesSequence = list(by_series.values())
+    return [study]

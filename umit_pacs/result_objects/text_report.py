@@ -1,0 +1,87 @@
+"""The draft as text: Enhanced SR after TID 2000, Basic Diagnostic Imaging Report."""
+
+from __future__ import annotations
+
+import highdicom.sr
+from highdicom.sr import CodedConcept, RelationshipTypeValues
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import EnhancedSRStorage
+
+from umit_pacs.handoffs import ObjectKind
+from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection, SectionKind
+from umit_pacs.result_objects.provenance import (
+    Provenance,
+    add_document_flags,
+    add_evidence,
+    add_predecessors,
+    coded,
+    language_item,
+    new_object,
+    observation_context,
+)
+from umit_pacs.result_objects.sr_content import container, image, put_content, text
+
+#: (heading of CID 7001, name of the text of CID 7002); own codes where DICOM has none, which both sets allow.
+_CODES: dict[SectionKind, tuple[Code, Code]] = {
+    SectionKind.STATUS: (Code("status", "99UMIT", "Status"), Code("status-text", "99UMIT", "Status of the document")),
+    SectionKind.TECHNIQUE: (codes.cid7001.CurrentProcedureDescriptions, codes.cid7002.ProcedureDescription),
+    SectionKind.COMPARISON: (codes.cid7001.PriorProcedureDescriptions, codes.cid7002.ProcedureDescription),
+    SectionKind.FINDINGS: (codes.cid7001.Findings, codes.cid7002.Finding),
+    SectionKind.IMPRESSION: (codes.cid7001.Impressions, codes.cid7002.Impression),
+    SectionKind.NOT_ASSESSED: (
+        Code("not-assessed", "99UMIT", "Not assessed"),
+        Code("unassessed-item", "99UMIT", "Item not assessed"),
+    ),
+    SectionKind.IDENTITY: (Code("ai-identity", "99UMIT", "AI identity"), Code("ai-text", "99UMIT", "AI description")),
+}
+
+
+def text_report(draft: Draft, made: Provenance) -> Dataset:
+    """The Enhanced SR object."""
+    ds = new_object(EnhancedSRStorage, ObjectKind.TEXT_REPORT, 1, "SR", made)
+    add_document_flags(ds, made)
+    earlier = [ObjectKind.TEXT_REPORT]
+    if not draft.markings:
+        # Nothing else of this run can name the earlier measurements as replaced.
+        earlier.append(ObjectKind.MEASUREMENT_REPORT)
+    add_predecessors(ds, earlier, made)
+    add_evidence(ds, draft.frames, made)
+    put_content(ds, _root(draft, made))
+    return ds
+
+
+def _root(draft: Draft, made: Provenance) -> Dataset:
+    procedure = highdicom.sr.CodeContentItem(
+        name=codes.DCM.ProcedureReported,
+        value=coded(draft.procedure),
+        relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD,
+    )
+    items = [procedure, *language_item(made.words), *observation_context(made)]
+    items += [_section(section) for section in draft.sections]
+    title = CodedConcept(
+        value=codes.cid7000.DiagnosticImagingReport.value, scheme_designator="LN", meaning="Diagnostic Imaging Report"
+    )
+    return container(title, items, template_id="2000")
+
+
+def _section(section: DraftSection) -> Dataset:
+    heading, name = _CODES[section.kind]
+    # The code's meaning is what a viewer shows as the heading, so it stands in the report's language.
+    shown = CodedConcept(value=heading.value, scheme_designator=heading.scheme_designator, meaning=section.heading)
+    return container(shown, [_line(line, name) for line in section.lines])
+
+
+def _line(line: DraftLine, name: Code) -> Dataset:
+    """TID 2002: a text, inferred from images (TID 2001)."""
+    item = text(name, line.text, RelationshipTypeValues.CONTAINS)
+    if line.frames:
+        item.ContentSequence = highdicom.sr.ContentSequence(
+            [
+                image(frame, RelationshipTypeValues.INFERRED_FROM, codes.cid7003.BestIllustrationOfFinding)
+                for frame in line.frames
+            ],
+            is_sr=True,
+        )
+    return item

@@ -1,0 +1,180 @@
+"""Writes the draft: deterministic sections out of the model's answers, the template and the headers.
+
+Nothing is stated that no answer, header or setting says, and an answer that could not be read is listed as not
+assessed with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from umit_pacs import __version__
+from umit_pacs.handoffs import Findings, FrameReference, RoutingDecision, SeriesExclusion, SeriesUID, Task, TaskOrder
+from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection, LineOrigin, Marking, SectionKind
+from umit_pacs.result_objects.findings_section import findings_lines
+from umit_pacs.result_objects.impression import impression_lines
+from umit_pacs.result_objects.reading import ReadSeries, read_findings
+from umit_pacs.result_objects.sources import SourceStudy
+from umit_pacs.vocabulary import SRTemplate, TemplateLibrary, Words, load_phrases
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Material:
+    decision: RoutingDecision
+    findings: Findings
+    source: SourceStudy
+    series: tuple[ReadSeries, ...]
+    words: Words
+    supersedes: bool
+
+
+def write_draft(
+    decision: RoutingDecision,
+    findings: Findings,
+    source: SourceStudy,
+    templates: TemplateLibrary,
+    *,
+    supersedes: bool = False,
+) -> Draft:
+    """The draft in the decision's language; `supersedes`: an earlier draft of the study exists."""
+    words = load_phrases().in_language(decision.language)
+    series = read_findings(findings, source, templates, words)
+    material = _Material(
+        decision=decision, findings=findings, source=source, series=series, words=words, supersedes=supersedes
+    )
+    markings = tuple(marking for one in series for read in one.results for marking in read.markings)
+    frames = tuple(dict.fromkeys(frame for result in findings.results for frame in result.frames))
+    main = series[0].template if series else templates.by_key("general")
+    return Draft(
+        language=decision.language,
+        banner=words("banner"),
+        title=main.title[decision.language],
+        procedure=main.procedure,
+        sections=tuple(
+            DraftSection(kind=kind, heading=words(f"headings.{kind}"), lines=tuple(lines))
+            for kind, lines in _sections(material)
+        ),
+        markings=markings,
+        frames=frames,
+        key_frames=key_frames(series, markings, frames),
+    )
+
+
+def key_frames(
+    series: tuple[ReadSeries, ...], markings: tuple[Marking, ...], frames: tuple[FrameReference, ...]
+) -> tuple[FrameReference, ...]:
+    """The frames worth showing: those with markings, then the middle one of each series without any."""
+    marked = list(dict.fromkeys(marking.key_frame for marking in markings))
+    seen: set[SeriesUID] = {frame.series_instance_uid for frame in marked}
+    for one in series:
+        uid = one.source.series_instance_uid
+        own = [frame for frame in frames if frame.series_instance_uid == uid]
+        if own and uid not in seen:
+            marked.append(own[len(own) // 2])
+    return tuple(marked)
+
+
+def _sections(material: _Material) -> Iterator[tuple[SectionKind, tuple[DraftLine, ...]]]:
+    words = material.words
+    yield SectionKind.STATUS, tuple(_status_lines(material))
+    yield SectionKind.TECHNIQUE, tuple(_technique_lines(material))
+    yield SectionKind.COMPARISON, (DraftLine(text=words("comparison.none")),)
+    yield SectionKind.FINDINGS, findings_lines(material.series, material.source, words)
+    yield SectionKind.IMPRESSION, impression_lines(material.series, words)
+    yield SectionKind.NOT_ASSESSED, tuple(_not_assessed_lines(material))
+    yield SectionKind.IDENTITY, tuple(_identity_lines(material))
+
+
+def _status_lines(material: _Material) -> Iterator[DraftLine]:
+    yield DraftLine(text=material.words("banner"))
+    yield DraftLine(text=material.words("not_a_diagnosis"))
+    if material.supersedes:
+        yield DraftLine(text=material.words("supersedes"))
+
+
+def _technique_lines(material: _Material) -> Iterator[DraftLine]:
+    words = material.words
+    for one in material.series:
+        frames = tuple(dict.fromkeys(frame for read in one.results for frame in read.result.frames))
+        text = one.template.technique[words.language].format(slices=len(frames))
+        if len(frames) != 1:
+            key = "technique.frames" if frames else "technique.no_frames"
+        else:
+            key = "technique.one_frame"
+        series, modality = one.source.number or "?", one.source.modality or "?"
+        shown = "" if "{slices}" in one.template.technique[words.language] and frames else words(key, count=len(frames))
+        line = words("technique.series", series=series, modality=modality, text=text)
+        yield DraftLine(text=f"{line} {shown}".strip(), frames=frames)
+    if not material.series:
+        yield DraftLine(text=words("technique.no_frames"))
+
+
+def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
+    words = material.words
+    for one in material.series:
+        for read in one.results:
+            abstention = read.result.abstention
+            if abstention is not None:
+                reason = words.reason(abstention.reason, abstention.detail)
+                what = _name_of(read.result.order, read.template, words)
+                text = words("not_assessed.answer", what=what, reason=reason)
+                yield DraftLine(text=text, origin=LineOrigin.STRUCTURED, frames=())
+    for exclusion in _excluded(material):
+        series = material.source.series_of(exclusion.series_instance_uid)
+        description = f" ({series.modality})" if series.modality else ""
+        reason = words.reason(exclusion.reason, exclusion.detail)
+        text = words("not_assessed.series", series=series.number or "?", description=description, reason=reason)
+        yield DraftLine(text=text)
+    for one in material.series:
+        if names := _not_asked(one, words):
+            listed = words("not_assessed.list_separator").join(names)
+            yield DraftLine(text=words("not_assessed.not_asked", names=listed))
+    never = [text[words.language] for one in material.series for text in one.template.never_assessed]
+    yield from (DraftLine(text=text) for text in dict.fromkeys(never))
+    yield from (DraftLine(text=words("not_assessed.remark", text=text)) for text in material.decision.remarks)
+
+
+def _excluded(material: _Material) -> tuple[SeriesExclusion, ...]:
+    """Kept out by the rule or by preparation; the first reason of a series counts."""
+    by_series: dict[SeriesUID, SeriesExclusion] = {}
+    for exclusion in (*material.decision.excluded, *material.findings.excluded):
+        by_series.setdefault(exclusion.series_instance_uid, exclusion)
+    return tuple(by_series.values())
+
+
+def _not_asked(series: ReadSeries, words: Words) -> list[str]:
+    """Findings of the template that no answer says anything about."""
+    asked = {read.finding for read in series.results} | {statement.finding for statement in series.statements}
+    return [term.names[words.language] for key, term in series.template.findings.items() if key not in asked]
+
+
+def _name_of(order: TaskOrder, template: SRTemplate, words: Words) -> str:
+    name = template.finding_name(order.target, words.language) if order.target else ""
+    if order.task in (Task.VQA, Task.CLASSIFICATION) and order.question:
+        return words("tasks.vqa", question=order.question)
+    return words(f"tasks.{order.task}", name=name)
+
+
+def _identity_lines(material: _Material) -> Iterator[DraftLine]:
+    words, model, decision = material.words, material.findings.model, material.decision
+    yield DraftLine(
+        text=words(
+            "identity.model",
+            name=model.name,
+            version=model.version,
+            sha256=model.sha256[:12],
+            quantisation=model.quantisation,
+            device=model.device,
+        )
+    )
+    yield DraftLine(text=words("identity.licence", licence=model.licence, intended_use=model.intended_use))
+    yield DraftLine(
+        text=words(
+            "identity.software",
+            version=__version__,
+            rule=decision.rule or "",
+            rules_version=decision.rules_version,
+            input_set=material.findings.input_set_id[:12],
+        )
+    )

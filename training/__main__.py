@@ -1,0 +1,5 @@
+"""python -m training"""
+
+from training.command_line import main
+
+main()

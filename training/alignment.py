@@ -1,0 +1,143 @@
+"""Dense supervision of the image tokens in stage 1: what lies where, asked of every token directly.
+
+The simulator knows it anyway, and it teaches the vision tower far faster than words do. The probe is thrown away after
+training; the checkpoint does not hold it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.truth import Truth
+from umit_pacs.vocabulary import SRTemplate
+
+_SIDES = {"left": (1.0, 0.0), "right": (0.0, 1.0), "both": (1.0, 1.0), "none": (1.0, 1.0)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenGrid:
+    """How the image tokens of a study tile its pixels: tokens along x, y and, for a volume, z."""
+
+    tokens_xyz: tuple[int, ...]
+    extent: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.tokens_xyz))
+
+    def low_and_high(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(tokens, axes) corners of each token, in the order of the tokens (x fastest)."""
+        edges = [e / t for e, t in zip(self.extent, self.tokens_xyz, strict=True)]
+        axes = [np.arange(t) * edge for t, edge in zip(self.tokens_xyz, edges, strict=True)]
+        mesh = np.meshgrid(*reversed(axes), indexing="ij")
+        low = np.stack([axis.ravel() for axis in reversed(mesh)], axis=1).astype(np.float32)
+        return low, low + np.array(edges, np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenseTargets:
+    """What is true of each token; F findings, M landmarks, A axes."""
+
+    #: (B, tokens, F) share of the token inside a box of the finding
+    cover: Tensor
+    #: (B, tokens, F) 1 where the middle of a box lies
+    middle: Tensor
+    #: (B, tokens, F, 2 A) low and high corner from the token's middle, in tokens; only where `middle`
+    corners: Tensor
+    #: (B, M) token of each landmark, -1 outside
+    landmark_token: Tensor
+    #: (B, M, A) offset from the token's middle, in tokens
+    landmark_offset: Tensor
+    #: (B, F, 2) left, right
+    presence: Tensor
+
+
+class Probe(nn.Module):
+    """One linear layer that reads everything in DenseTargets off the image tokens."""
+
+    def __init__(self, template: SRTemplate, grid: TokenGrid, width: int) -> None:
+        super().__init__()
+        self.findings = tuple(template.findings)
+        self.landmarks = tuple(template.landmarks)
+        self.grid = grid
+        axes = len(grid.extent)
+        f, m = len(self.findings), len(self.landmarks)
+        self._sizes = [f, f, f * 2 * axes, m, m * axes, f * 2]
+        self.read = nn.Linear(width, sum(self._sizes))
+
+    def targets(self, truths: list[Truth]) -> DenseTargets:
+        low, high = self.grid.low_and_high()
+        each = [self._targets_of(truth, low, high) for truth in truths]
+        stacked = [torch.from_numpy(np.stack(part)) for part in zip(*each, strict=True)]
+        cover, middle, corners, landmark_token, landmark_offset, presence = stacked
+        return DenseTargets(
+            cover=cover,
+            middle=middle,
+            corners=corners,
+            landmark_token=landmark_token,
+            landmark_offset=landmark_offset,
+            presence=presence,
+        )
+
+    def _targets_of(
+        self, truth: Truth, low: NDArray[np.float32], high: NDArray[np.float32]
+    ) -> tuple[NDArray[np.generic], ...]:
+        axes, size = low.shape[1], high[0] - low[0]
+        centre = (low + high) / 2
+        f, m = len(self.findings), len(self.landmarks)
+        cover, middle = np.zeros((len(low), f), np.float32), np.zeros((len(low), f), np.float32)
+        corners = np.zeros((len(low), f, 2 * axes), np.float32)
+        token, offset = np.full(m, -1, np.int64), np.zeros((m, axes), np.float32)
+        presence = np.zeros((f, 2), np.float32)
+        for index, name in enumerate(self.findings):
+            if name in truth.sides:
+                presence[index] = _SIDES[truth.sides[name]]
+            for box in reversed(truth.boxes.get(name, ())):  # the largest is written last
+                box_low, box_high = np.array(box, np.float32)
+                shared = np.clip(np.minimum(high, box_high) - np.maximum(low, box_low), 0, None)
+                cover[:, index] = np.maximum(cover[:, index], (shared / size).prod(axis=1))
+                nearest = (((box_low + box_high) / 2 - centre) ** 2 / size**2).sum(axis=1).argmin()
+                middle[nearest, index] = 1
+                corners[nearest, index] = np.concatenate(
+                    [(box_low - centre[nearest]) / size, (box_high - centre[nearest]) / size]
+                )
+        for index, name in enumerate(self.landmarks):
+            point = truth.landmarks.get(name)
+            if point is not None:
+                nearest = (((np.array(point) - centre) / size) ** 2).sum(axis=1).argmin()
+                token[index], offset[index] = nearest, (np.array(point) - centre[nearest]) / size
+        return cover, middle, corners, token, offset, presence
+
+    def loss(self, features: Tensor, wanted: DenseTargets) -> Tensor:
+        """features: (B, tokens, width)."""
+        parts = self.read(features.float()).split(self._sizes, dim=-1)
+        cover, middle, corners, landmarks, offsets, presence = parts
+        batch, tokens, f = cover.shape
+        total = F.binary_cross_entropy_with_logits(cover, wanted.cover)
+        rare = torch.tensor(8.0)
+        total = total + F.binary_cross_entropy_with_logits(middle, wanted.middle, pos_weight=rare)
+        is_middle = wanted.middle > 0
+        if is_middle.any():
+            read = corners.view(batch, tokens, f, -1)[is_middle]
+            total = total + F.smooth_l1_loss(read, wanted.corners[is_middle])
+        # A finding is on a side when some token says so: a smooth maximum over the tokens.
+        some = torch.logsumexp(presence.view(batch, tokens, f, 2), dim=1) - float(np.log(tokens))
+        total = total + F.binary_cross_entropy_with_logits(some, wanted.presence)
+        if self.landmarks:
+            total = total + self._landmark_loss(landmarks, offsets, wanted)
+        return total
+
+    def _landmark_loss(self, landmarks: Tensor, offsets: Tensor, wanted: DenseTargets) -> Tensor:
+        batch, tokens, m = landmarks.shape
+        is_inside = wanted.landmark_token >= 0
+        token = wanted.landmark_token[is_inside]
+        place = F.cross_entropy(landmarks.transpose(1, 2)[is_inside], token)
+        each = offsets.view(batch, tokens, m, -1).transpose(1, 2)[is_inside]  # (K, tokens, A)
+        read = each[torch.arange(len(token)), token]
+        return 0.3 * place + F.smooth_l1_loss(read, wanted.landmark_offset[is_inside])

@@ -1,0 +1,134 @@
+"""The bank: simulated patients on disk, in shards that a broken-off run goes on from.
+
+A patient is made from (seed, kind, split, number) alone, so that every machine renders the same bank. The splits differ
+by patient: what is evaluated on was never trained on. The bank is a local cache below `runs/` and not part of git.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from training.chest_ct import CTPatient, draw_ct_patient
+from training.chest_radiographs import ProjectedFinding, ProjectedPatient, project_patient
+from training.warping import Sampler
+
+Split = Literal["train", "held_out"]
+Kind = Literal["radiograph", "ct"]
+SPLITS: tuple[Split, ...] = ("train", "held_out")
+KINDS: tuple[Kind, ...] = ("radiograph", "ct")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BankConfig:
+    """How many patients the bank holds and what they are drawn from."""
+
+    seed: int = 2026
+    radiograph_train: int = 600
+    radiograph_held_out: int = 100
+    ct_train: int = 300
+    ct_held_out: int = 60
+    #: patients in one file
+    shard: int = 20
+
+    def patients(self, kind: Kind, split: Split) -> int:
+        return int(getattr(self, f"{kind}_{split}"))
+
+
+def bank_hash(config: BankConfig) -> str:
+    """What names the data of a run: configuration and the code that draws from it."""
+    code = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    for module in ("anatomy", "warping", "chest_radiographs", "chest_ct", "exposure", "truth"):
+        code.update((Path(__file__).parent / f"{module}.py").read_bytes())
+    return code.hexdigest()[:16]
+
+
+def render_bank(
+    config: BankConfig,
+    folder: Path,
+    load_sampler: Callable[[], Sampler],
+    *,
+    kinds: tuple[Kind, ...] = KINDS,
+    on_patient: Callable[[], None] = lambda: None,
+) -> None:
+    """Render every shard that is not there yet; `on_patient` is told about each patient, rendered or found."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sampler: Sampler | None = None
+    for kind in kinds:
+        for split in reversed(SPLITS):
+            total = config.patients(kind, split)
+            for first in range(0, total, config.shard):
+                numbers = range(first, min(first + config.shard, total))
+                path = _shard_path(folder, kind, split, first)
+                if not path.exists():
+                    sampler = sampler or load_sampler()
+                    _render_shard(config, path, kind, split, numbers, sampler)
+                for _ in numbers:
+                    on_patient()
+
+
+def _shard_path(folder: Path, kind: Kind, split: Split, first: int) -> Path:
+    return folder / f"{kind}-{split}-{first:05d}.npz"
+
+
+def _render_shard(config: BankConfig, path: Path, kind: Kind, split: Split, numbers: range, sampler: Sampler) -> None:
+    arrays: dict[str, Any] = {}
+    for number in numbers:
+        rng = np.random.default_rng([config.seed, KINDS.index(kind), SPLITS.index(split), number])
+        record = project_patient(sampler, rng) if kind == "radiograph" else draw_ct_patient(sampler, rng)
+        arrays |= {f"{number}/{name}": value for name, value in _to_arrays(record).items()}
+    unfinished = path.with_suffix(".tmp.npz")
+    np.savez(unfinished, **arrays)
+    unfinished.replace(path)
+
+
+def _to_arrays(record: ProjectedPatient | CTPatient) -> dict[str, Any]:
+    """Arrays by name, everything else as one JSON text."""
+    values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    for number, finding in enumerate(values.pop("findings", ())):
+        for field in dataclasses.fields(finding):
+            values[f"finding{number}.{field.name}"] = getattr(finding, field.name)
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    rest = {name: value for name, value in values.items() if name not in arrays}
+    return arrays | {"json": np.array(json.dumps(rest))}
+
+
+def load_radiographs(folder: Path, split: Split) -> list[ProjectedPatient]:
+    """Every radiograph patient of the split that is in the bank so far."""
+    return [_radiograph(values) for values in _patients(folder, "radiograph", split)]
+
+
+def load_cts(folder: Path, split: Split) -> list[CTPatient]:
+    """Every CT patient of the split that is in the bank so far."""
+    return [CTPatient(**values) for values in _patients(folder, "ct", split)]
+
+
+def _patients(folder: Path, kind: Kind, split: Split) -> list[dict[str, Any]]:
+    patients: dict[int, dict[str, Any]] = {}
+    for path in sorted(folder.glob(f"{kind}-{split}-?????.npz")):
+        with np.load(path) as shard:
+            for key in shard.files:
+                number, _, name = key.partition("/")
+                patient = patients.setdefault(int(number), {})
+                if name == "json":
+                    patient |= json.loads(str(shard[key]))
+                else:
+                    patient[name] = shard[key]
+    return [patients[number] for number in sorted(patients)]
+
+
+def _radiograph(values: dict[str, Any]) -> ProjectedPatient:
+    findings: dict[str, dict[str, Any]] = {}
+    for key in [key for key in values if key.startswith("finding")]:
+        number, _, name = key.partition(".")
+        findings.setdefault(number, {})[name] = values.pop(key)
+    landmarks = {name: (float(x), float(y)) for name, (x, y) in values.pop("landmarks_xy").items()}
+    parts = tuple(ProjectedFinding(**finding) for finding in findings.values())
+    return ProjectedPatient(findings=parts, landmarks_xy=landmarks, **values)

@@ -1,0 +1,180 @@
+"""Simulated studies as the model is shown them: drawn from the bank, prepared by `umit_pacs.pixels`, with their truth.
+
+What the checkpoint's manifest says about pixels and coordinate frames is said here once; `training.export` writes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.alignment import TokenGrid
+from training.bank import Kind, Split, load_cts, load_radiographs
+from training.chest_ct import EDGE_PX, SLICES, CTPatient, draw_findings
+from training.chest_radiographs import ProjectedPatient
+from training.exposure import is_heart_clear, is_heart_enlarged, take_radiograph
+from training.truth import Examiner, Question, Truth, side_of
+from umit_pacs.handoffs import Language, Task
+from umit_pacs.pixels.grey import grey_of_values
+from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
+from umit_pacs.pixels.resample import fit_image, fit_volume
+from umit_pacs.umit_model.coordinate_frames import Box, CoordinateFrame
+from umit_pacs.vocabulary import load_templates
+
+RADIOGRAPH_TASKS = (Task.REPORT, Task.CLASSIFICATION, Task.DETECTION, Task.VQA, Task.LANDMARK)
+CT_TASKS = (Task.REPORT, Task.CLASSIFICATION, Task.DETECTION_3D, Task.VQA)
+
+RADIOGRAPH_PIXELS = ImageRequirements(
+    kind=ImageKind.IMAGE,
+    width=224,
+    height=224,
+    grey=GreyRecipe(kind=GreyKind.PERCENTILES, percentile_low=1.0, percentile_high=99.0),
+)
+CT_PIXELS = ImageRequirements(
+    kind=ImageKind.VOLUME,
+    width=EDGE_PX,
+    height=EDGE_PX,
+    slices=SLICES,
+    grey=GreyRecipe(kind=GreyKind.WINDOW, window_center=-400.0, window_width=1500.0),
+)
+RADIOGRAPH_FRAME = CoordinateFrame.parse("norm1000")
+CT_FRAME = CoordinateFrame.parse(f"voxel:{SLICES}x{EDGE_PX}x{EDGE_PX}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """One drawn study."""
+
+    #: (images, H, W)
+    images: NDArray[np.uint8]
+    truth: Truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyKind:
+    """Radiographs or CT volumes of one split."""
+
+    kind: Kind
+    tasks: tuple[Task, ...]
+    examiner: Examiner
+    pixels: ImageRequirements
+    radiographs: tuple[ProjectedPatient, ...] = ()
+    cts: tuple[CTPatient, ...] = ()
+
+    @property
+    def images(self) -> int:
+        return self.pixels.slices or 1
+
+    def token_grid(self, block_px: int) -> TokenGrid:
+        edges = (self.pixels.width, self.pixels.height)
+        tokens = (self.pixels.width // block_px, self.pixels.height // block_px)
+        if self.pixels.slices is None:
+            return TokenGrid(tokens_xyz=tokens, extent=edges)
+        return TokenGrid(tokens_xyz=(*tokens, self.pixels.slices), extent=(*edges, self.pixels.slices))
+
+    def draw(self, rng: np.random.Generator) -> Study:
+        return self._draw_radiograph(rng) if self.kind == "radiograph" else self._draw_ct(rng)
+
+    def draw_questions(self, truth: Truth, rng: np.random.Generator) -> list[Question]:
+        """What one study is asked in a training step: each task, languages and wordings drawn."""
+        asked: list[Question] = []
+        for task in self.tasks:
+            count = {Task.DETECTION: 2, Task.DETECTION_3D: 2, Task.VQA: 3}.get(task, 1)
+            asked += self.draw_questions_of(task, truth, rng, count)
+        return asked
+
+    def draw_questions_of(self, task: Task, truth: Truth, rng: np.random.Generator, count: int) -> list[Question]:
+        """`count` questions of one task; what is there is asked about more often than what is not."""
+        language = list(Language)[rng.integers(len(Language))]
+        questions = self.examiner.questions_of(task, truth, rng, language)
+        if len(questions) <= count:
+            return questions
+        likely = np.array([3.0 if question.order.target in truth.sides else 1.0 for question in questions])
+        chosen = rng.choice(len(questions), size=count, replace=False, p=likely / likely.sum())
+        return [questions[index] for index in chosen]
+
+    @cached_property
+    def _patients_by_heart(self) -> tuple[tuple[ProjectedPatient, ...], tuple[ProjectedPatient, ...]]:
+        clear = [patient for patient in self.radiographs if is_heart_clear(patient)]
+        enlarged = tuple(patient for patient in clear if is_heart_enlarged(patient))
+        return tuple(patient for patient in clear if not is_heart_enlarged(patient)), enlarged
+
+    def _draw_radiograph(self, rng: np.random.Generator) -> Study:
+        usual, enlarged = self._patients_by_heart
+        patients = enlarged if rng.random() < 0.3 or not usual else usual
+        values, truth = take_radiograph(patients[rng.integers(len(patients))], rng, edge_px=self.pixels.width)
+        pixels, to_source = fit_image(grey_of_values(values, self.pixels.grey), self.pixels)
+        return Study(images=pixels[None], truth=_moved(truth, to_source, (self.pixels.width, self.pixels.height)))
+
+    def _draw_ct(self, rng: np.random.Generator) -> Study:
+        hu, findings = draw_findings(self.cts[rng.integers(len(self.cts))], rng)
+        hu += rng.normal(0, rng.uniform(0, 25), hu.shape).astype(np.float32)
+        voxels, _ = fit_volume(grey_of_values(hu, self.pixels.grey), self.pixels)
+        boxes: dict[str, list[Box]] = {}
+        sides: dict[str, set[str]] = {}
+        for finding in findings:
+            boxes.setdefault(finding.finding, []).append(finding.box)
+            sides.setdefault(finding.finding, set()).add(finding.side)
+        truth = Truth(
+            template="chest_ct",
+            modality="CT",
+            extent=(self.pixels.width, self.pixels.height, self.images),
+            boxes={name: tuple(sorted(each, key=_volume, reverse=True)) for name, each in boxes.items()},
+            sides={name: side_of(each) for name, each in sides.items()},
+        )
+        return Study(images=voxels, truth=truth)
+
+
+def open_kind(kind: Kind, split: Split, bank: Path) -> StudyKind:
+    """The patients of one kind and split that the bank holds. Raises ValueError when there are none."""
+    templates = load_templates()
+    if kind == "radiograph":
+        template = templates.by_key("chest_radiograph")
+        opened = StudyKind(
+            kind=kind,
+            tasks=RADIOGRAPH_TASKS,
+            examiner=Examiner(
+                template=template, located=tuple(template.findings), detection=Task.DETECTION, frame=RADIOGRAPH_FRAME
+            ),
+            pixels=RADIOGRAPH_PIXELS,
+            radiographs=tuple(load_radiographs(bank, split)),
+        )
+    else:
+        template = templates.by_key("chest_ct")
+        opened = StudyKind(
+            kind=kind,
+            tasks=CT_TASKS,
+            examiner=Examiner(
+                template=template, located=tuple(template.findings), detection=Task.DETECTION_3D, frame=CT_FRAME
+            ),
+            pixels=CT_PIXELS,
+            cts=tuple(load_cts(bank, split)),
+        )
+    if not opened.radiographs and not opened.cts:
+        raise ValueError(f"no {kind} patients for {split} in {bank}: run `python -m training bank`")
+    return opened
+
+
+def _moved(truth: Truth, to_source: NDArray[np.float64], extent: tuple[int, ...]) -> Truth:
+    """The truth in pixels of the prepared image instead of the source's."""
+    matrix = np.linalg.inv(to_source)
+
+    def move(point: tuple[float, ...]) -> tuple[float, float]:
+        x, y, _ = matrix @ [point[0], point[1], 1.0]
+        return float(x), float(y)
+
+    return dataclasses.replace(
+        truth,
+        extent=extent,
+        boxes={name: tuple((move(low), move(high)) for low, high in boxes) for name, boxes in truth.boxes.items()},
+        landmarks={name: None if point is None else move(point) for name, point in truth.landmarks.items()},
+    )
+
+
+def _volume(box: Box) -> float:
+    return float(np.prod(np.array(box[1]) - np.array(box[0])))

@@ -49,29 +49,39 @@ def _send_part(
     objects: Sequence[tuple[Path, FileMeta]], peer: PeerAddress, calling_ae_title: str, timeouts: NetworkTimeouts
 ) -> list[StoreOutcome]:
     contexts = [(sop_class, [syntax]) for sop_class, syntax in dict.fromkeys(_context_of(meta) for _, meta in objects)]
+    outcomes: list[StoreOutcome] = []
     try:
         with association(peer, contexts, calling_ae_title=calling_ae_title, timeouts=timeouts) as opened:
             accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in opened.accepted_contexts}
-            return [
-                _send_one(opened, path, meta, message_id) if _context_of(meta) in accepted else _refused(meta)
-                for message_id, (path, meta) in enumerate(objects, start=1)
-            ]
+            for message_id, (path, meta) in enumerate(objects, start=1):
+                if _context_of(meta) in accepted:
+                    outcomes.append(_send_one(opened, path, meta, message_id % 0x10000))
+                else:
+                    outcomes.append(_refused(meta))
+                if outcomes[-1].outcome is Outcome.LATER and outcomes[-1].status is None:
+                    # Without an answer the association is over, even where the library has not noticed yet.
+                    opened.abort()
+                    break
     except NoCommonContext:
         return [_refused(meta) for _, meta in objects]
+    return outcomes + [_not_sent(meta) for _, meta in objects[len(outcomes) :]]
 
 
 def _send_one(opened: Association, path: Path, meta: FileMeta, message_id: int) -> StoreOutcome:
-    uid = meta.sop_instance_uid
-    if not opened.is_established:
-        return StoreOutcome(sop_instance_uid=uid, outcome=Outcome.LATER, status=None, detail="not_sent")
     try:
-        answer = opened.send_c_store(path, msg_id=message_id % 0xFFFF)
+        answer = opened.send_c_store(path, msg_id=message_id)
     except RuntimeError:
-        # pynetdicom's word for an association that ended since it was looked at.
-        return StoreOutcome(sop_instance_uid=uid, outcome=Outcome.LATER, status=None, detail="not_sent")
+        # pynetdicom's word for an association that has ended since.
+        return _not_sent(meta)
     status = int(answer.Status) if "Status" in answer else None
     detail = "" if status is not None else "no_answer"
-    return StoreOutcome(sop_instance_uid=uid, outcome=outcome_of(status), status=status, detail=detail)
+    return StoreOutcome(
+        sop_instance_uid=meta.sop_instance_uid, outcome=outcome_of(status), status=status, detail=detail
+    )
+
+
+def _not_sent(meta: FileMeta) -> StoreOutcome:
+    return StoreOutcome(sop_instance_uid=meta.sop_instance_uid, outcome=Outcome.LATER, status=None, detail="not_sent")
 
 
 def _refused(meta: FileMeta) -> StoreOutcome:

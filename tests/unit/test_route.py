@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -29,10 +30,11 @@ from umit_pacs.routing.facts import facts_from_text
 from umit_pacs.routing.header_facts import SeriesHeaders, study_facts
 from umit_pacs.routing.rules import Question, RuleSet
 from umit_pacs.routing.rules_text import default_rules_text, parse_rules
-from umit_pacs.steps.route import OWN_MANUFACTURER, decide_about, read_facts, route, seed_rules
+from umit_pacs.steps.route import OWN_MANUFACTURER, decide_about, name_destinations, read_facts, route, seed_rules
 from umit_pacs.store.database import migrate, open_catalogue
 from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.payload import from_json, to_json
+from umit_pacs.store.peers import Peer, add_peer
 
 DEFAULTS = parse_rules(default_rules_text())
 GREY = np.full((32, 24), 500, np.uint16)
@@ -377,3 +379,26 @@ def test_wrong_rules_beside_the_configuration_stop_the_start(tmp_path, catalogue
     (tmp_path / "rules.toml").write_text("rules = 3\n", encoding="utf-8")
     with pytest.raises(InvalidConfiguration, match=r"rules\.toml"):
         seed_rules(catalogue, tmp_path)
+
+
+def test_sender_becomes_the_name_of_the_peer_that_sent_the_study(tmp_path, study, catalogue):
+    image = write_cr_image(tmp_path / "a", GREY, study=study)
+    whole = input_set([image], tmp_path, calling_ae_title="XRAY")
+    decision = replace(route(whole, DEFAULTS, 1, PayloadFiles(tmp_path)), destinations=("ARCHIVE", "sender"))
+
+    def named():
+        return name_destinations(catalogue, decision, whole).destinations
+
+    assert named() == ("ARCHIVE", "XRAY"), "without a peer the AE title stands for itself"
+    add_peer(catalogue, Peer(name="room-2", ae_title="XRAY", host="10.0.0.2", port=104, receives_results=True))
+    assert named() == ("ARCHIVE", "room-2")
+    add_peer(catalogue, Peer(name="room-1", ae_title="XRAY", host="127.0.0.1", port=104))
+    assert named() == ("ARCHIVE", "room-1"), "the address tells stations with one AE title apart"
+    add_peer(catalogue, Peer(name="ARCHIVE", ae_title="XRAY", host="127.0.0.1", port=105, receives_results=True))
+    assert named() == ("ARCHIVE",), "a peer that receives results goes first, and each only once"
+
+
+def test_named_destinations_stay_as_they_are(tmp_path, study, catalogue):
+    whole = input_set([write_cr_image(tmp_path / "a", GREY, study=study)], tmp_path)
+    decision = replace(route(whole, DEFAULTS, 1, PayloadFiles(tmp_path)), destinations=("ARCHIVE",))
+    assert name_destinations(catalogue, decision, whole) is decision

@@ -64,7 +64,7 @@ def print_outcome(uid: str, outcome: Outcome, rules: RuleSet) -> None:
         console.print(f"\n[bold]{uid}[/]: [red]{outcome.reason}[/]: {escape(outcome.detail)}")
         return
     chosen = f"rule [bold green]{outcome.rule}[/]" if outcome.rule else "[yellow]no rule matches, nothing runs[/]"
-    console.print(f"\n[bold]{uid}[/]: {chosen}")
+    console.print(f"\n[bold]{uid}[/]: {chosen}", soft_wrap=True)
     table = Table("", "Rule", "Condition", "Found")
     for rule in rules.rules:
         for line, reason in enumerate(reason for reason in outcome.reasons if reason.rule == rule.name):
@@ -74,9 +74,11 @@ def print_outcome(uid: str, outcome: Outcome, rules: RuleSet) -> None:
         table.add_section()
     console.print(table)
     for series in dict.fromkeys(order.series_instance_uid for order in outcome.orders):
-        asked = [f"{o.task} {o.target}".strip() for o in outcome.orders if o.series_instance_uid == series]
-        console.print(f"  series {series}: {', '.join(asked)}")
+        orders = [order for order in outcome.orders if order.series_instance_uid == series]
+        asked = ", ".join(f"{order.task} {order.target or order.question}".strip() for order in orders)
+        console.print(f"  series {series}: {escape(asked)}", soft_wrap=True)
     for exclusion in outcome.excluded:
-        console.print(f"  left out {exclusion.series_instance_uid}: {exclusion.reason} ({escape(exclusion.detail)})")
+        why = f"{exclusion.reason} ({escape(exclusion.detail)})" if exclusion.detail else exclusion.reason
+        console.print(f"  left out {exclusion.series_instance_uid}: {why}", soft_wrap=True)
     for remark in outcome.remarks:
         console.print(f"  note: {escape(remark)}")

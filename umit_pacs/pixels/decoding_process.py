@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import json
@@ -11,6 +12,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,13 +63,13 @@ class RenderedFrames:
 class DecodingProcess:
     """Decodes and renders in a child process that may die; one at a time, replaced when it does.
 
-    Use as a context manager, or call `close`. Not safe for several threads at once.
+    Use as a context manager, or call `close`: a child that never failed then waits for the next user, for starting
+    one costs half a second. Not safe for several threads at once.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
-        self._child: subprocess.Popen[bytes] | None = None
-        self._jobs_left = 0
+        self._child: _Child | None = None
 
     def __enter__(self) -> DecodingProcess:
         return self
@@ -79,25 +81,22 @@ class DecodingProcess:
 
     def start(self) -> None:
         """Start the child now, so that its imports run beside what the caller does next."""
-        if self._child is None or self._child.poll() is not None or self._jobs_left <= 0:
-            self.close()
-            self._child = self._spawn()
-            self._jobs_left = JOBS_PER_PROCESS
+        if self._child is not None and not self._child.is_usable():
+            self._discard()
+        if self._child is None:
+            limits = (self._settings.decode_memory_bytes, int(self._settings.decode_timeout_s) + 1)
+            self._child = _IDLE.take(limits) or _Child(_spawn(limits), limits)
 
-    def close(self, *, grace_s: float = 0.0) -> int:
+    def close(self) -> None:
+        """Leave the child to the next user."""
+        child, self._child = self._child, None
+        if child is not None:
+            _IDLE.give(child)
+
+    def _discard(self, *, grace_s: float = 0.0) -> int:
         """End the child, `grace_s` after it could have ended by itself; returns how it ended."""
         child, self._child = self._child, None
-        if child is None:
-            return 0
-        try:
-            child.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            child.kill()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-        return child.wait()
+        return child.end(grace_s=grace_s) if child is not None else 0
 
     def render(
         self,
@@ -139,24 +138,28 @@ class DecodingProcess:
         ]
         line = json.dumps({**job, "frames": described, "image_pixel_budget": self._settings.image_pixel_budget})
         self.start()
-        self._jobs_left -= 1
         try:
             head, body = self._exchange(line.encode() + b"\n")
         except (_Died, TimeoutError) as exc:
             raise self._obituary(exc) from exc
-        if head.get("error") == "budget":
-            raise PixelBudgetExceeded(str(head["detail"]))
         if "error" in head:
+            # What broke a codec once may have left it broken.
+            self._discard()
+            if head["error"] == "budget":
+                raise PixelBudgetExceeded(str(head["detail"]))
             raise UndecodablePixels(str(head["detail"]), reason=str(head["reason"]))
         if len(body) != body_bytes:
-            self.close()
+            self._discard()
             raise UndecodablePixels("the decoding process answered something else", reason="decoder_died")
         return head, body
 
     def _exchange(self, line: bytes) -> tuple[dict[str, Any], bytes]:
         """Send one job and read its answer within the time limit."""
-        child = self._child
-        if child is None or child.stdin is None or child.stdout is None:
+        if self._child is None:
+            raise _Died
+        self._child.jobs_left -= 1
+        child = self._child.process
+        if child.stdin is None or child.stdout is None:
             raise _Died
         deadline = time.monotonic() + self._settings.decode_timeout_s
         try:
@@ -178,7 +181,7 @@ class DecodingProcess:
 
     def _obituary(self, cause: BaseException) -> UndecodablePixels:
         """End the child and say how it ended."""
-        status = self.close(grace_s=0.0 if isinstance(cause, TimeoutError) else _GRACE_S)
+        status = self._discard(grace_s=0.0 if isinstance(cause, TimeoutError) else _GRACE_S)
         if isinstance(cause, TimeoutError):
             detail = f"decoding took longer than {self._settings.decode_timeout_s:g} s"
             return UndecodablePixels(detail, reason="decode_timeout")
@@ -188,23 +191,94 @@ class DecodingProcess:
         ending = signal.Signals(-status).name if status < 0 else f"status {status}"
         return UndecodablePixels(f"the decoding process ended with {ending}", reason="decoder_died")
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        """Start a child that inherits nothing but its pipes: no secrets of ours in its environment."""
-        limits = [str(self._settings.decode_memory_bytes), str(int(self._settings.decode_timeout_s) + 1)]
-        return subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", _MODULE, *limits],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={
-                "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "OMP_NUM_THREADS": "1",
-                "OPENBLAS_NUM_THREADS": "1",
-                "LC_ALL": "C.UTF-8",
-            },
-        )
+
+@dataclass(slots=True)
+class _Child:
+    """A running child and what it may still do."""
+
+    process: subprocess.Popen[bytes]
+    #: bytes of address space, seconds of processor time for one job.
+    limits: tuple[int, int]
+    jobs_left: int = JOBS_PER_PROCESS
+
+    def is_usable(self) -> bool:
+        return self.jobs_left > 0 and self.process.poll() is None
+
+    def end(self, *, grace_s: float = 0.0) -> int:
+        """End the process, `grace_s` after it could have ended by itself; returns its status."""
+        try:
+            self.process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        return self.process.wait()
+
+
+class _IdleChild:
+    """At most one child that waits for its next user."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+
+    def take(self, limits: tuple[int, int]) -> _Child | None:
+        """The waiting child, if there is a usable one with these limits."""
+        with self._lock:
+            child = self._child
+            if child is None or child.limits != limits:
+                return None
+            self._child = None
+        if child.is_usable():
+            return child
+        child.end()
+        return None
+
+    def give(self, child: _Child) -> None:
+        """Keep a child, or end it when one waits already."""
+        surplus: _Child | None = child
+        if child.is_usable():
+            with self._lock:
+                self._child, surplus = child, self._child
+        if surplus is not None:
+            surplus.end()
+
+    def end(self) -> None:
+        """End the waiting child."""
+        with self._lock:
+            child, self._child = self._child, None
+        if child is not None:
+            child.end()
+
+    def forget(self) -> None:
+        """After a fork: the waiting child belongs to the other process."""
+        self._lock = threading.Lock()
+        self._child = None
+
+
+_IDLE = _IdleChild()
+atexit.register(_IDLE.end)
+os.register_at_fork(after_in_child=_IDLE.forget)
+
+
+def _spawn(limits: tuple[int, int]) -> subprocess.Popen[bytes]:
+    """Start a child that inherits nothing but its pipes: no secrets of ours in its environment."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", _MODULE, *(str(limit) for limit in limits)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "LC_ALL": "C.UTF-8",
+        },
+    )
 
 
 class _Died(Exception):

@@ -34,11 +34,11 @@ class PostgreSQLServer:
         """A connection that commits each statement."""
         return psycopg.connect(host=str(self.socket_folder), user=_USER, dbname=database, autocommit=True)
 
-    def new_database(self, template: str = "template1") -> str:
-        """The name of a new database, a copy of `template`."""
+    def new_database(self) -> str:
+        """The name of a new, empty database."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
         with self.connect() as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            connection.execute(f"CREATE DATABASE {name}")
         return name
 
     def url(self, database: str) -> str:

@@ -22,6 +22,7 @@ from umit_pacs.handoffs import (
     StudyUID,
 )
 from umit_pacs.store.database import Catalogue, migrate, open_catalogue
+from umit_pacs.store.tables import Table
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 STUDY = StudyUID("2.25.1000")
@@ -102,11 +103,26 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.url(server.new_database())
 
 
-@pytest.fixture
-def catalogue_url(empty_database_url: str) -> str:
-    """The URL of a migrated catalogue."""
-    migrate(empty_database_url)
-    return empty_database_url
+@pytest.fixture(scope="session")
+def migrated_database(postgresql_server: PostgreSQLServer) -> str:
+    """The name of a migrated PostgreSQL database that the tests share, one after the other."""
+    name = postgresql_server.new_database()
+    migrate(postgresql_server.url(name))
+    return name
+
+
+@pytest.fixture(params=BACKENDS)
+def catalogue_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a migrated catalogue without content, on each database in turn."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'catalogue.sqlite'}"
+        migrate(url)
+        return url
+    server: PostgreSQLServer = request.getfixturevalue("postgresql_server")
+    database = request.getfixturevalue("migrated_database")
+    with server.connect(database) as connection:
+        connection.execute(f"TRUNCATE {', '.join(Table.metadata.tables)} RESTART IDENTITY")
+    return server.url(database)
 
 
 @pytest.fixture

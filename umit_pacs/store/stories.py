@@ -158,7 +158,7 @@ def count_states(catalogue: Catalogue) -> dict[InputSetState, int]:
     """How many input sets are in each state; superseded ones count too."""
     with catalogue.reading() as session:
         rows = session.execute(select(InputSetRow.state, func.count()).group_by(InputSetRow.state))
-        return dict(rows.tuples().all())
+        return dict(rows.all())
 
 
 def studies_like(catalogue: Catalogue, uid: str) -> tuple[str, ...]:
@@ -218,7 +218,7 @@ def _uses(session: Session, study_uid: str) -> dict[InstanceUse | None, int]:
     rows = session.execute(
         select(Instance.use, func.count()).where(Instance.study_instance_uid == study_uid).group_by(Instance.use)
     )
-    return dict(rows.tuples().all())
+    return dict(rows.all())
 
 
 def _input_set_story(catalogue: Catalogue, session: Session, row: InputSetRow) -> InputSetStory:
@@ -302,4 +302,4 @@ def _results(session: Session, input_set_id: str) -> tuple[int, dict[DeliverySta
         .where(DeliveryRow.input_set_id == input_set_id)
         .group_by(DeliveryRow.state)
     )
-    return objects or 0, dict(states.tuples().all())
+    return objects or 0, dict(states.all())

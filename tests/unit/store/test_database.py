@@ -242,7 +242,7 @@ def _write_many(url, writer):
 
 
 def test_processes_that_write_at_once_lose_nothing(catalogue_url):
-    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as processes:
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as processes:
         for future in [processes.submit(_write_many, catalogue_url, writer) for writer in range(4)]:
             future.result()
     catalogue = open_catalogue(catalogue_url)

@@ -12,14 +12,29 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from tests.postgres_fixtures import PostgreSQLServer
 from umit_pacs.handoffs import (
+    Abstention,
     CompletionReason,
+    ConditionReason,
+    Findings,
+    FrameReference,
     InputSet,
     InstanceUID,
+    Language,
+    Mode,
+    ModelIdentity,
     ObjectKind,
+    Priority,
+    Region,
+    RegionKind,
     ResultObject,
+    RoutingDecision,
+    SeriesExclusion,
     SeriesUID,
     StoredInstance,
     StudyUID,
+    Task,
+    TaskOrder,
+    TaskResult,
 )
 from umit_pacs.store.database import Catalogue, migrate, open_catalogue
 from umit_pacs.store.tables import Table
@@ -91,6 +106,72 @@ def result_object(number: int, *, series: int = 9, kind: ObjectKind = ObjectKind
         relative_path=f"results/{uid}.dcm",
         sha256=hashlib.sha256(uid.encode()).hexdigest(),
         size_bytes=2000,
+    )
+
+
+ORDER = TaskOrder(
+    task=Task.VQA,
+    language=Language.CHINESE,
+    series_instance_uid=SeriesUID("2.25.1000.1"),
+    question="有没有气胸？",
+    options=("有", "没有"),
+)
+FRAME = FrameReference(
+    sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+    sop_instance_uid=InstanceUID("2.25.1000.1.1"),
+    series_instance_uid=SeriesUID("2.25.1000.1"),
+    frame_number=None,
+    rows=512,
+    columns=400,
+)
+
+
+def example_decision(rule: str = "chest") -> RoutingDecision:
+    """A decision about input set `a`."""
+    return RoutingDecision(
+        input_set_id="a",
+        rule=rule,
+        rules_version=3,
+        rule_text='{"name": "chest"}',
+        reasons=(ConditionReason(rule="chest", condition="series Modality equals CT", is_met=True, found="CT"),),
+        orders=(ORDER,),
+        excluded=(SeriesExclusion(series_instance_uid=SeriesUID("2.25.1000.2"), reason="localizer"),),
+        destinations=("pacs",),
+        priority=Priority.URGENT,
+        mode=Mode.HOLD,
+        language=Language.CHINESE,
+    )
+
+
+def example_findings(text: str = "没有") -> Findings:
+    """Answers about input set `a`: one with a region, one abstention."""
+    region = Region(
+        kind=RegionKind.BOX,
+        label="nodule",
+        frames=(FRAME,),
+        points_xy_px=((1.5, 2.25), (30.0, 1 / 3)),
+        confidence=0.1 + 0.2,
+    )
+    return Findings(
+        input_set_id="a",
+        model=ModelIdentity(
+            name="umit-demo",
+            version="1",
+            sha256="ab",
+            quantisation="int8",
+            device="cpu",
+            licence="Apache-2.0",
+            intended_use="none",
+        ),
+        results=(
+            TaskResult(
+                order=ORDER, instruction="问", answer_text=text, option_index=1, regions=(region,), frames=(FRAME,)
+            ),
+            TaskResult(
+                order=ORDER, instruction="问", answer_text="?", abstention=Abstention(reason="unreadable_answer")
+            ),
+        ),
+        timings_s={"prepare_s": 0.25, "model_s": 1.5},
     )
 
 

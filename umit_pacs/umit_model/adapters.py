@@ -7,6 +7,7 @@ CheckpointInvalid.
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -24,6 +25,14 @@ from umit_pacs.umit_model.checkpoint import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS
 
 #: every linear layer of the language model and none of the vision tower: vision features are shared by all tasks
 LANGUAGE_MODEL_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+#: settings of adapter_config.json that shape a plain LoRA adapter
+_MEANING = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora")
+#: settings that only training or other programs look at
+_WITHOUT_EFFECT = frozenset(
+    {"auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "lora_dropout", "peft_type"}
+    | {"peft_version", "revision", "task_type"}
+)
 
 _PREFIX = "base_model.model."
 _LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:A|B)\.weight")
@@ -93,16 +102,13 @@ def _read_config(path: Path, network: Qwen2VLForConditionalGeneration, state: Ma
     """The adapter's configuration with its target layers spelled out, as the configuration (not the weights) asks."""
     file = path / ADAPTER_CONFIG_FILE
     try:
-        config = LoraConfig.from_pretrained(str(path))
-    except (OSError, ValueError, TypeError, KeyError) as exc:
+        content = json.loads(file.read_bytes())
+        unusual = _unusual_settings(content)
+        if unusual:
+            raise CheckpointInvalid(f"{file}: only plain LoRA adapters are loaded, not with {unusual[0]}")
+        config = LoraConfig(**{name: content[name] for name in _MEANING if name in content}, task_type="CAUSAL_LM")
+    except (OSError, ValueError, TypeError, AttributeError) as exc:
         raise CheckpointInvalid(f"{file}: {exc}") from exc
-    unusual = [
-        name
-        for name in ("modules_to_save", "use_dora", "layer_replication", "trainable_token_indices", "lora_bias")
-        if getattr(config, name, None)
-    ]
-    if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA" or config.bias != "none" or unusual:
-        raise CheckpointInvalid(f"{file}: only plain LoRA adapters are loaded {unusual}")
     linear = [name for name, _ in network.named_modules() if name.startswith("model.language_model.layers.")]
     wanted = config.target_modules
     if isinstance(wanted, str):
@@ -115,8 +121,19 @@ def _read_config(path: Path, network: Qwen2VLForConditionalGeneration, state: Ma
         raise CheckpointInvalid(f"{file}: fits no layer of the language model")
     config.target_modules = targets
     config.inference_mode = True
-    config.lora_dropout = 0.0
     return config
+
+
+def _unusual_settings(content: dict[str, object]) -> list[str]:
+    """Settings with which the adapter would not be plain LoRA: anything set that we neither know nor may ignore."""
+    if content.get("peft_type") != "LORA":
+        return ["peft_type"]
+    usual = LoraConfig().to_dict()
+    return [
+        name
+        for name, value in content.items()
+        if name not in _MEANING and name not in _WITHOUT_EFFECT and value and value != usual.get(name)
+    ]
 
 
 def _same_in_every_layer(network: Qwen2VLForConditionalGeneration, state: Mapping[str, Tensor], file: Path) -> set[str]:

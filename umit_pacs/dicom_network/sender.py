@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.association import Association
 
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.part10 import FileMeta, read_file_meta
 from umit_pacs.dicom_network.requestor import MAXIMUM_CONTEXTS, NoCommonContext, association
 from umit_pacs.dicom_network.statuses import Outcome, outcome_of
+
+_UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +46,22 @@ def send_objects(
     for part in _parts([(path, read_file_meta(path)[0]) for path in paths]):
         outcomes += _send_part(part, peer, calling_ae_title, timeouts)
     return outcomes
+
+
+def refused_classes(
+    peer: PeerAddress, sop_classes: Sequence[str], *, calling_ae_title: str, timeouts: NetworkTimeouts
+) -> tuple[str, ...]:
+    """Those of `sop_classes` for which the peer accepts no uncompressed transfer syntax; nothing is sent.
+
+    Raises PeerUnavailable or PeerRefused.
+    """
+    contexts = [(sop_class, _UNCOMPRESSED) for sop_class in sop_classes]
+    try:
+        with association(peer, contexts, calling_ae_title=calling_ae_title, timeouts=timeouts) as opened:
+            accepted = {str(context.abstract_syntax) for context in opened.accepted_contexts}
+    except NoCommonContext:
+        return tuple(sop_classes)
+    return tuple(sop_class for sop_class in sop_classes if sop_class not in accepted)
 
 
 def _send_part(

@@ -1,0 +1,226 @@
+"""`umit-pacs peers`: the DICOM application entities that may send and that receive the drafts."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+from rich.markup import escape
+from rich.table import Table
+
+from umit_pacs.cli.options import ConfigOption, JSONOption, console, error_console, print_json, settings_from
+from umit_pacs.errors import InvalidConfiguration, UmitPacsError
+from umit_pacs.routing.rules import SENDER
+from umit_pacs.settings import AETitle, Settings
+
+if TYPE_CHECKING:
+    from umit_pacs.store.peers import Peer
+
+NameArgument = Annotated[str, typer.Argument(help="Our name for the peer, as rules write it.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, help="Who may send studies, and who receives the drafts.")
+    group.command("list")(list_peers)
+    for command in (add, remove, echo):
+        group.command()(command)
+    app.add_typer(group, name="peers", rich_help_panel="Administer")
+
+
+def list_peers(config: ConfigOption = None, as_json: JSONOption = False) -> None:
+    """List the peers."""
+    known = _known(settings_from(config))
+    if as_json:
+        print_json([dataclasses.asdict(peer) for peer in known])
+        return
+    table = Table("Name", "AE title", "Address", "May call from", "Sends", "Receives drafts", "C-FIND", "Commitment")
+    for peer in known:
+        flags = (peer.may_send, peer.receives_results, peer.answers_query, peer.answers_commitment)
+        address, callers = f"{peer.host}:{peer.port}", ", ".join(peer.allowed_addresses)
+        table.add_row(*map(escape, (peer.name, peer.ae_title, address, callers)), *map(_yes, flags))
+    console.print(table)
+
+
+def add(
+    name: NameArgument,
+    ae_title: Annotated[str, typer.Option(help="Its AE title.")],
+    host: Annotated[str, typer.Option(help="Its IP address or host name.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Its DICOM port.")],
+    sends: Annotated[bool, typer.Option("--sends/--no-sends", help="It may send studies.")] = True,
+    receives: Annotated[bool, typer.Option("--receives/--no-receives", help="Drafts may be sent to it.")] = True,
+    query: Annotated[
+        bool | None, typer.Option("--query/--no-query", help="It answers C-FIND; default: it is asked now.")
+    ] = None,
+    commitment: Annotated[
+        bool | None,
+        typer.Option("--commitment/--no-commitment", help="It answers storage commitment; default: it is asked now."),
+    ] = None,
+    address: Annotated[
+        list[str] | None,
+        typer.Option(help="An address, network (10.1.0.0/16) or host name that it may call from; default: its host."),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Add a peer, or change the one of this name. A running node knows it at once."""
+    from umit_pacs.store.peers import Peer
+
+    settings = settings_from(config)
+    _require_valid(name, ae_title, host, address or [])
+    peer = Peer(
+        name=name,
+        ae_title=ae_title,
+        host=host,
+        port=port,
+        may_send=sends,
+        receives_results=receives,
+        answers_query=bool(query),
+        answers_commitment=bool(commitment),
+        addresses=tuple(address or ()),
+    )
+    if query is None or commitment is None:
+        peer = _with_what_it_offers(peer, settings, query=query, commitment=commitment)
+    _store(peer, settings)
+    if as_json:
+        print_json(dataclasses.asdict(peer))
+        return
+    console.print(f"Peer {name} is known: {peer.ae_title} at {peer.host}:{peer.port}.", markup=False)
+    console.print(f"  C-FIND: {_yes(peer.answers_query)}, storage commitment: {_yes(peer.answers_commitment)}")
+    console.print(f"  There, register {settings.listener.ae_title} with port {settings.listener.port}.", markup=False)
+
+
+def remove(name: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
+    """Remove a peer; what was sent to it stays on record."""
+    from umit_pacs.store.database import open_catalogue
+    from umit_pacs.store.peers import remove_peer
+
+    catalogue = open_catalogue(settings_from(config).catalogue_url)
+    try:
+        is_removed = remove_peer(catalogue, name)
+    finally:
+        catalogue.close()
+    if not is_removed:
+        raise InvalidConfiguration(f"there is no peer {name!r}; see `umit-pacs peers list`")
+    if as_json:
+        print_json({"removed": name})
+    else:
+        console.print(f"Peer {name} is removed.", markup=False)
+
+
+def echo(
+    names: Annotated[list[str] | None, typer.Argument(help="Names of peers; default: all.")] = None,
+    config: ConfigOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Ask peers by C-ECHO whether they are there; exit status 1 when one is not."""
+    settings = settings_from(config)
+    known = _known(settings)
+    if missing := sorted(set(names or ()) - {peer.name for peer in known}):
+        raise InvalidConfiguration(f"there is no peer {', '.join(missing)}; see `umit-pacs peers list`")
+    answers = [_echo(peer, settings) for peer in known if not names or peer.name in names]
+    if as_json:
+        print_json(answers)
+    else:
+        table = Table("Peer", "Answers", "After", "Why not")
+        for answer in answers:
+            after = f"{answer['milliseconds']:.0f} ms" if answer["is_answering"] else ""
+            table.add_row(escape(answer["peer"]), _yes(answer["is_answering"]), after, escape(answer["detail"]))
+        console.print(table)
+    raise typer.Exit(0 if all(answer["is_answering"] for answer in answers) else 1)
+
+
+def _echo(peer: Peer, settings: Settings) -> dict[str, Any]:
+    from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
+    from umit_pacs.dicom_network.query import echo as c_echo
+
+    address = PeerAddress(ae_title=peer.ae_title, host=peer.host, port=peer.port)
+    wait_s = settings.deliver.connect_timeout_s
+    started, failure = time.monotonic(), ""
+    try:
+        c_echo(
+            address,
+            calling_ae_title=settings.listener.ae_title,
+            timeouts=NetworkTimeouts(connect_s=wait_s, response_s=wait_s),
+        )
+    except UmitPacsError as exc:
+        failure = exc.detail
+    taken_ms = round((time.monotonic() - started) * 1000, 1)
+    return {"peer": peer.name, "is_answering": not failure, "milliseconds": taken_ms, "detail": failure}
+
+
+def _with_what_it_offers(peer: Peer, settings: Settings, *, query: bool | None, commitment: bool | None) -> Peer:
+    """The peer with C-FIND and storage commitment as it accepts them now; what was given stays."""
+    from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
+    from umit_pacs.dicom_network.sender import refused_classes
+
+    find, commit = "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.1.20.1"
+    wait_s = settings.deliver.connect_timeout_s
+    try:
+        refused = refused_classes(
+            PeerAddress(ae_title=peer.ae_title, host=peer.host, port=peer.port),
+            (find, commit),
+            calling_ae_title=settings.listener.ae_title,
+            timeouts=NetworkTimeouts(connect_s=wait_s, response_s=wait_s),
+        )
+    except UmitPacsError as exc:
+        error_console.print(
+            f"{exc.detail}. It is taken to answer neither C-FIND nor storage commitment unless you say so.",
+            markup=False,
+        )
+        return peer
+    return dataclasses.replace(
+        peer,
+        answers_query=find not in refused if query is None else query,
+        answers_commitment=commit not in refused if commitment is None else commitment,
+    )
+
+
+def _require_valid(name: str, ae_title: str, host: str, addresses: list[str]) -> None:
+    """Raise InvalidConfiguration unless the words can be what they stand for."""
+    if name == SENDER or not name.strip() or name != name.strip() or len(name) > 64:
+        raise InvalidConfiguration(f"name: {name!r} cannot name a peer (`{SENDER}` stands for whoever sent a study)")
+    try:
+        TypeAdapter[str](AETitle).validate_python(ae_title)
+    except ValidationError as exc:
+        raise InvalidConfiguration(f"--ae-title: {exc.errors()[0]['msg']}") from exc
+    for option, word in (("--host", host), *(("--address", item) for item in addresses)):
+        if not word or any(character.isspace() for character in word):
+            raise InvalidConfiguration(f"{option}: {word!r} is no address")
+        if "/" in word:
+            try:
+                ipaddress.ip_network(word, strict=False)
+            except ValueError as exc:
+                raise InvalidConfiguration(f"{option}: {exc}") from exc
+            if option == "--host":
+                raise InvalidConfiguration("--host: one address, not a network")
+
+
+def _known(settings: Settings) -> tuple[Peer, ...]:
+    from umit_pacs.store.database import open_catalogue
+    from umit_pacs.store.peers import peers
+
+    catalogue = open_catalogue(settings.catalogue_url)
+    try:
+        return peers(catalogue)
+    finally:
+        catalogue.close()
+
+
+def _store(peer: Peer, settings: Settings) -> None:
+    from umit_pacs.store.database import migrate, open_catalogue
+    from umit_pacs.store.peers import add_peer
+
+    migrate(settings.catalogue_url)
+    catalogue = open_catalogue(settings.catalogue_url)
+    try:
+        add_peer(catalogue, peer)
+    finally:
+        catalogue.close()
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"

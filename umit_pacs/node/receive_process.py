@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from multiprocessing.connection import Connection
 
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.query import echo
+from umit_pacs.errors import PeerRefused
 from umit_pacs.node.lifecycle import Lifecycle
 from umit_pacs.settings import Settings
 from umit_pacs.steps.receive import Receiver
@@ -29,8 +31,12 @@ def run_receive(settings: Settings, process_name: str = "receive", *, supervisor
 
 
 def echo_ourselves(settings: Settings, port: int) -> None:
-    """Call our own listener as a peer would. Raises PeerUnavailable or PeerRefused when it does not answer."""
+    """Call our own listener as a peer would. Raises PeerUnavailable when it does not answer.
+
+    A refusal is an answer too: our own AE title need not be among the peers.
+    """
     listener = settings.listener
     address = PeerAddress(ae_title=listener.ae_title, host=_ANY_ADDRESS.get(listener.host, listener.host), port=port)
     timeouts = NetworkTimeouts(connect_s=listener.association_timeout_s, response_s=listener.network_timeout_s)
-    echo(address, calling_ae_title=listener.ae_title, timeouts=timeouts)
+    with contextlib.suppress(PeerRefused):
+        echo(address, calling_ae_title=listener.ae_title, timeouts=timeouts)

@@ -47,6 +47,7 @@ class Confirmer:
     #: raises when another process has taken the input set over; asked before anything is sent.
     assert_may_act: Callable[[], None]
     new_transaction_uid: Callable[[], str]
+    clock: Callable[[], datetime] = utc_now
 
     @property
     def timeouts(self) -> NetworkTimeouts:
@@ -59,7 +60,7 @@ def confirm(confirmer: Confirmer, input_set_id: str) -> None:
     Each comes out CONFIRMED, SENT with the time when it is asked about again, PENDING (to be sent again), or DEAD.
     """
     _settle_answered(confirmer, input_set_id)
-    now = utc_now()
+    now = confirmer.clock()
     due: dict[str, list[Delivery]] = defaultdict(list)
     for item in deliveries(confirmer.catalogue, input_set_id=input_set_id, states={DeliveryState.SENT}, due_at=now):
         due[item.peer].append(item)
@@ -120,7 +121,7 @@ def _request_commitment(confirmer: Confirmer, holder: peers.Peer, items: Sequenc
     )
     if report is not None:
         record_commitment_event(confirmer.catalogue, report.transaction_uid, report.committed, report.failed)
-    ask_again_at = utc_now() + timedelta(seconds=confirmer.settings.commitment_timeout_s)
+    ask_again_at = confirmer.clock() + timedelta(seconds=confirmer.settings.commitment_timeout_s)
     for item in items:
         was_asked = item.last_status == DeliveryRemark.ASKED
         change_delivery(
@@ -206,7 +207,7 @@ def _send_again(confirmer: Confirmer, item: Delivery, remark: DeliveryRemark, de
         status=remark,
         detail=detail,
         attempts_delta=1,
-        next_attempt_at=utc_now() + timedelta(seconds=confirmer.settings.pause_s(attempts)),
+        next_attempt_at=confirmer.clock() + timedelta(seconds=confirmer.settings.pause_s(attempts)),
     )
 
 

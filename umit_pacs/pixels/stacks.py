@@ -20,9 +20,9 @@ from umit_pacs.pixels.unfit import Unfit, is_localiser_frame, unfit_object
 #: Fewer slices than this are pictures, not a volume.
 MINIMUM_SLICES = 3
 #: A slice may lie this far from its place on the regular grid: positions are often written with one decimal.
-POSITION_TOLERANCE_MM = 0.06
-#: ... or this part of the slice spacing, whichever is more.
-POSITION_TOLERANCE_OF_SPACING = 0.02
+POSITION_TOLERANCE_MM = 0.1
+#: ... or this part of the slice spacing, whichever is more, but never more than the second.
+POSITION_TOLERANCE_OF_SPACING = (0.02, 0.25)
 #: Slices closer than this are at the same place.
 SAME_POSITION_MM = 0.01
 #: Direction cosines of one stack agree to this.
@@ -173,7 +173,7 @@ def _stack(frames: tuple[SourceFrame, ...]) -> SeriesGeometry:
         raise _Refused(reason, f"{len(places)} of at least {MINIMUM_SLICES} slices")
     slices = tuple(place[0] for place in places)
     positions_mm = np.array([frame.position_mm for frame in slices])
-    step_mm = _regular_step(positions_mm, direction)
+    first_mm, step_mm = _regular_grid(positions_mm, direction)
     return SeriesGeometry(
         is_volume=True,
         frames=slices,
@@ -181,7 +181,7 @@ def _stack(frames: tuple[SourceFrame, ...]) -> SeriesGeometry:
         orientation=orientation_of(normal),
         spacing_row_col_mm=slices[0].spacing_row_col_mm,
         slice_spacing_mm=float(step_mm @ direction),
-        stack_to_patient_mm=plane_to_patient_mm(slices[0], step_mm),
+        stack_to_patient_mm=plane_to_patient_mm(replace(slices[0], position_mm=tuple(first_mm)), step_mm),
     )
 
 
@@ -228,13 +228,20 @@ def _places(frames: tuple[SourceFrame, ...], direction: NDArray[np.float64]) -> 
     return [tuple(place) for place in places]
 
 
-def _regular_step(positions_mm: NDArray[np.float64], direction: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3,) the step from slice to slice; raises _Refused when the steps differ or lean too much."""
+def _regular_grid(
+    positions_mm: NDArray[np.float64], direction: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(3,) the first position and (3,) the step of the grid that fits the (N, 3) positions best.
+
+    Raises _Refused when a slice is not where the grid says, or when the stack leans too much.
+    """
     gaps_mm = np.diff(positions_mm @ direction)
     usual_mm = float(np.median(gaps_mm))
-    step_mm = (positions_mm[-1] - positions_mm[0]) / (len(positions_mm) - 1)
-    grid_mm = positions_mm[0] + np.arange(len(positions_mm))[:, None] * step_mm
-    tolerance_mm = max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE_OF_SPACING * usual_mm)
+    index = np.arange(len(positions_mm)) - (len(positions_mm) - 1) / 2
+    step_mm = index @ positions_mm / (index @ index)
+    grid_mm = positions_mm.mean(axis=0) + index[:, None] * step_mm
+    least, most = (part * usual_mm for part in POSITION_TOLERANCE_OF_SPACING)
+    tolerance_mm = min(max(POSITION_TOLERANCE_MM, least), most)
     if np.linalg.norm(positions_mm - grid_mm, axis=1).max() > tolerance_mm:
         missing = int((np.round(gaps_mm / usual_mm) - 1).clip(min=0).sum())
         is_multiple = np.allclose(gaps_mm / usual_mm, np.round(gaps_mm / usual_mm), atol=0.1)
@@ -245,7 +252,7 @@ def _regular_step(positions_mm: NDArray[np.float64], direction: NDArray[np.float
     shear_deg = float(np.degrees(np.arccos(np.clip(step_mm @ direction / np.linalg.norm(step_mm), -1, 1))))
     if shear_deg > MAXIMUM_SHEAR_DEG:
         raise _Refused(NotAVolume.SHEARED_STACK, f"the slices are shifted by {shear_deg:.0f} degrees")
-    return np.asarray(step_mm)
+    return grid_mm[0], step_mm
 
 
 def plane_to_patient_mm(frame: SourceFrame, step_mm: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,11 @@ class Run:
     decision: RoutingDecision
     findings: Findings
     files: PayloadFiles
-    settings: ComposeSettings = ComposeSettings()
+    settings: ComposeSettings = field(default_factory=ComposeSettings)
     predecessor: tuple[ResultObject, ...] = ()
 
     def compose(self) -> tuple[ResultObject, ...]:
-        return compose(
-            self.input_set, self.decision, self.findings, self.predecessor, self.files, self.settings
-        )
+        return compose(self.input_set, self.decision, self.findings, self.predecessor, self.files, self.settings)
 
     def draft(self):
         return draft_of(self.input_set, self.decision, self.findings, self.files, self.settings, self.predecessor)
@@ -144,9 +142,7 @@ def box(label: str, frames: Sequence[FrameReference], corners: tuple[float, ...]
 
 
 def point(label: str, frame: FrameReference, x: float, y: float, confidence: float | None) -> Region:
-    return Region(
-        kind=RegionKind.POINT, label=label, frames=(frame,), points_xy_px=((x, y),), confidence=confidence
-    )
+    return Region(kind=RegionKind.POINT, label=label, frames=(frame,), points_xy_px=((x, y),), confidence=confidence)
 
 
 def chest_pixels(rows: int = 600, columns: int = 500) -> np.ndarray:

@@ -7,7 +7,7 @@ records and reports share. The words that every draft has, whatever the template
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -194,10 +194,19 @@ class Words:
         return self._texts[key][self.language].format(**values)
 
     def reason(self, reason: str, detail: str = "") -> str:
-        """A reason in words, with its detail; a reason without an entry is shown with blanks."""
+        """A reason in words; one without an entry is shown with blanks.
+
+        Its detail, which is English, follows in English and wherever the reason alone has no words.
+        """
         known = self._texts.get(f"reasons.{reason}")
         text = known[self.language] if known else reason.replace("_", " ")
-        return self("not_assessed.reason_detail", reason=text, detail=detail) if detail else text
+        if not detail or (known and self.language is not Language.ENGLISH):
+            return text
+        return self("not_assessed.reason_detail", reason=text, detail=detail)
+
+    def listed(self, items: Iterable[str]) -> str:
+        """Several things in one line."""
+        return self("not_assessed.list_separator").join(items)
 
     def confidence(self, share: float | None) -> str:
         """A confidence in words, 0..1 or None."""
@@ -207,7 +216,7 @@ class Words:
 
     def percent(self, share: float) -> str:
         """A share of 0..1 as a whole percentage, never rounded up to certainty or down to impossibility."""
-        return f"{min(max(round(share * 100), 1), 99)} %"
+        return f"{min(max(round(share * 100), 1), 99)}%"
 
 
 @cache

@@ -83,6 +83,8 @@ class Draft:
     banner: str
     title: str
     procedure: Coding
+    #: Body Part Examined: of the images, else what the template reads them as; "" when neither says.
+    body_part: str
     sections: tuple[DraftSection, ...]
     markings: tuple[Marking, ...]
     #: every frame that the model was shown, in order, each once.

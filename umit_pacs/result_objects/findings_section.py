@@ -70,15 +70,46 @@ def _answer_lines(series: ReadSeries, source: SourceStudy, words: Words) -> Iter
     answered = [read for read in series.results if read.result.abstention is None and read.report is None]
     if answered:
         yield DraftLine(text=words("findings.single_answers"), origin=LineOrigin.HEADING)
+    landmarks = [read for read in answered if read.result.order.task is Task.LANDMARK]
     for read in answered:
-        statement, is_open = _statement_text(read, words)
-        regions = [_region_text(marking, source, words, len(read.markings)) for marking in read.markings]
-        support = words("findings.separator").join([*regions, *_support(read, words)])
-        yield DraftLine(
-            text=words("findings.supported", statement=statement, support=support),
-            origin=LineOrigin.MODEL_TEXT if is_open else LineOrigin.STRUCTURED,
-            frames=_evidence(read),
+        if read not in landmarks:
+            yield _answer_line(read, source, words)
+    yield from _landmark_lines(landmarks, source, words)
+
+
+def _answer_line(read: ReadResult, source: SourceStudy, words: Words) -> DraftLine:
+    statement, is_open = _statement_text(read, words)
+    regions = [_region_text(marking, source, words, len(read.markings)) for marking in read.markings]
+    support = words("findings.separator").join([*regions, *_support(read, words)])
+    return DraftLine(
+        text=capitalised(words("findings.supported", statement=statement, support=support)),
+        origin=LineOrigin.MODEL_TEXT if is_open else LineOrigin.STRUCTURED,
+        frames=_evidence(read),
+    )
+
+
+def _landmark_lines(landmarks: list[ReadResult], source: SourceStudy, words: Words) -> Iterator[DraftLine]:
+    """All landmarks in one line: each is a place and nothing more."""
+    marked = [(read, marking) for read in landmarks for marking in read.markings]
+    if marked:
+        listed = words.listed(
+            words(
+                "findings.supported",
+                statement=marking.name,
+                support=words("findings.separator").join(
+                    [_region_text(marking, source, words, 1), words.confidence(marking.confidence)]
+                ),
+            )
+            for _, marking in marked
         )
+        frames = tuple(dict.fromkeys(marking.key_frame for _, marking in marked))
+        text = words("findings.landmarks", listed=listed)
+        yield DraftLine(text=text, origin=LineOrigin.STRUCTURED, frames=frames)
+    missing = [read for read in landmarks if not read.markings]
+    if missing:
+        names = words.listed(read.template.finding_name(read.result.order.target, words.language) for read in missing)
+        text = words("findings.landmarks_absent", listed=names)
+        yield DraftLine(text=text, origin=LineOrigin.STRUCTURED, frames=_evidence(missing[0]))
 
 
 def _statement_text(read: ReadResult, words: Words) -> tuple[str, bool]:
@@ -94,8 +125,6 @@ def _statement_text(read: ReadResult, words: Words) -> tuple[str, bool]:
     if read.statements:
         return read.statements[0].sentence, False
     name = read.template.finding_name(order.target, words.language)
-    if order.task is Task.LANDMARK:
-        return words("findings.landmark_found" if read.markings else "findings.landmark_absent", name=name), False
     if read.markings:
         return words("findings.found", name=name, count=len(read.markings)), False
     return words("findings.not_found", name=name), False
@@ -111,11 +140,19 @@ def _support(read: ReadResult, words: Words) -> Iterator[str]:
 
 
 def _region_text(marking: Marking, source: SourceStudy, words: Words, count: int) -> str:
-    place = place_of(marking, source, words)
-    own = marking.region.confidence
-    if own is None or count == 1:
-        return words("findings.region", number=marking.number, place=place)
-    return words("findings.region_confidence", number=marking.number, place=place, percent=words.percent(own))
+    """Number and place of a region, and its own confidence where there are several."""
+    text = words("findings.region", number=marking.number)
+    if source.image_count > 1:
+        text = words("findings.region_at", region=text, place=place_of(marking, source, words))
+    if count > 1 and marking.region.confidence is not None:
+        percent = words.percent(marking.region.confidence)
+        text = words("findings.region_confidence", region=text, percent=percent)
+    return text
+
+
+def capitalised(text: str) -> str:
+    """The text with its first letter as a capital."""
+    return text[:1].upper() + text[1:]
 
 
 def _evidence(read: ReadResult) -> tuple[FrameReference, ...]:
@@ -128,9 +165,9 @@ def _contradiction_lines(series: ReadSeries, words: Words) -> Iterator[DraftLine
         text = words(
             "contradictions.line",
             first_source=words(f"contradictions.{first.source}"),
-            first=first.sentence,
+            first=first.sentence.rstrip(".。"),
             second_source=words(f"contradictions.{second.source}"),
-            second=second.sentence,
+            second=second.sentence.rstrip(".。"),
         )
         yield DraftLine(text=text, origin=LineOrigin.CONTRADICTION, frames=frames_about(series, first, second))
 

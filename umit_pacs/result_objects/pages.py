@@ -14,9 +14,18 @@ from umit_pacs.errors import StudyUnusable
 from umit_pacs.handoffs import FrameReference
 from umit_pacs.result_objects.draft import Draft, Marking
 from umit_pacs.result_objects.fonts import Fonts
-from umit_pacs.result_objects.picture import draw_picture, fitted_size_px, label_of
+from umit_pacs.result_objects.picture import draw_picture, draw_sides, fitted_size_px, label_of
 from umit_pacs.result_objects.sources import SourceStudy
-from umit_pacs.result_objects.text_flow import SMALL_PX, Row, flow, heading_rows, rows_of, text_rows, wrap
+from umit_pacs.result_objects.text_flow import (
+    BODY_SIZES_PX,
+    SMALL_PX,
+    Row,
+    flow,
+    heading_rows,
+    rows_of,
+    text_rows,
+    wrap,
+)
 from umit_pacs.vocabulary import Words
 
 WIDTH_PX, HEIGHT_PX = 1280, 960
@@ -71,13 +80,20 @@ def render_pages(maker: PageMaker) -> tuple[Page, ...]:
 
 def _plans(maker: PageMaker) -> list[_Plan]:
     shown = maker.draft.key_frames[:MOST_PICTURES]
-    columns = flow(rows_of(maker.draft, maker.fonts, _COLUMN_WIDTH_PX), itertools.repeat(_COLUMN_HEIGHT_PX))
     on_first = 1 if shown else 2
+    columns: list[list[Row]] = []
+    for body_px in BODY_SIZES_PX:
+        rows = rows_of(maker.draft, maker.fonts, _COLUMN_WIDTH_PX, body_px)
+        fitted = flow(rows, itertools.repeat(_COLUMN_HEIGHT_PX))
+        if not columns or len(fitted) <= on_first:
+            columns = fitted
+        if len(columns) <= on_first:
+            break
     plans = [_Plan(frame=shown[0] if shown else None, columns=columns[:on_first])]
     plans += [_Plan(frame=None, columns=columns[at : at + 2]) for at in range(on_first, len(columns), 2)]
     for frame in shown[1:]:
-        rows = list(_rows_beside(frame, maker))
-        plans.append(_Plan(frame=frame, columns=flow(rows, itertools.repeat(_COLUMN_HEIGHT_PX))[:1]))
+        beside = list(_rows_beside(frame, maker))
+        plans.append(_Plan(frame=frame, columns=flow(beside, itertools.repeat(_COLUMN_HEIGHT_PX))[:1]))
     return plans
 
 
@@ -107,7 +123,8 @@ def _render(plan: _Plan, number: int, count: int, maker: PageMaker) -> Page:
     for column in plan.columns:
         top = _TOP_PX
         for row in column:
-            canvas.text((left, top), row.text, font=row.font, fill=row.colour)
+            if row.font is not None:
+                canvas.text((left + row.indent_px, top), row.text, font=row.font, fill=row.colour)
             top += row.height_px
         left += _PICTURE_WIDTH_PX + _GAP_PX
     return Page(image=page, frames=(plan.frame,) if plan.frame is not None else ())
@@ -144,6 +161,7 @@ def _draw_key_frame(page: Image.Image, canvas: ImageDraw.ImageDraw, frame: Frame
             canvas.text((_GAP_PX, _TOP_PX + index * 24), line, font=font, fill=_FAINT)
         return
     picture = draw_picture(grey, frame, _markings_on(frame, maker.draft), maker.fonts, maker.words)
+    draw_sides(picture, maker.source.series_of(frame.series_instance_uid).left_direction, maker.fonts)
     left = _GAP_PX + (_PICTURE_WIDTH_PX - size_px[0]) // 2
     page.paste(picture, (left, _TOP_PX))
     canvas.rectangle((left - 1, _TOP_PX - 1, left + size_px[0], _TOP_PX + size_px[1]), outline=(60, 64, 67))

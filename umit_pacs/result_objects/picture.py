@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,8 +15,11 @@ from umit_pacs.vocabulary import Words
 
 _LABEL_PX = 17
 _MARGIN_PX = 4
+#: how many places beside its region a label tries
+_BESIDE = 6
 #: Told apart also by people who do not see red and green apart, and against grey.
-_PALETTE = ((255, 214, 0), (90, 200, 255), (255, 128, 171), (255, 152, 0), (178, 255, 89), (206, 147, 255))
+_PALETTE = ((255, 214, 0), (90, 200, 255), (255, 128, 171), (255, 152, 0), (206, 147, 255))
+_LANDMARK = (178, 255, 89)
 _OUTLINE = (0, 0, 0)
 
 Box = tuple[float, float, float, float]
@@ -46,12 +48,26 @@ def draw_picture(
     colours = _colours(markings)
     places = [_draw_region(canvas, marking, scale, colours[marking.number]) for marking in markings]
     taken: list[Box] = []
+    font = fonts.bold(_LABEL_PX)
     for marking, place in zip(markings, places, strict=True):
         label = label_of(marking, words)
-        box = _free_place(label, place, taken, fonts.bold(_LABEL_PX), size_px)
+        others = [other for other in places if other is not place]
+        box = _free_place(label, place, taken, others, font, size_px)
         taken.append(box)
-        _draw_label(canvas, label, box, place, colours[marking.number], fonts.bold(_LABEL_PX))
+        _draw_label(canvas, label, box, place, colours[marking.number], font)
     return picture
+
+
+def draw_sides(picture: Image.Image, left_direction: int, fonts: Fonts) -> None:
+    """Mark the patient's right and left at the picture's edges where the header says which is which."""
+    if left_direction == 0:
+        return
+    canvas, font, middle = ImageDraw.Draw(picture), fonts.bold(26), picture.height / 2
+    at_left, at_right = ("R", "L") if left_direction > 0 else ("L", "R")
+    for x, letter, anchor in ((8, at_left, "lm"), (picture.width - 8, at_right, "rm")):
+        canvas.text(
+            (x, middle), letter, font=font, fill=(255, 255, 255), anchor=anchor, stroke_width=2, stroke_fill=_OUTLINE
+        )
 
 
 def label_of(marking: Marking, words: Words) -> str:
@@ -61,9 +77,12 @@ def label_of(marking: Marking, words: Words) -> str:
 
 
 def _colours(markings: Sequence[Marking]) -> dict[int, tuple[int, int, int]]:
-    """One colour for each kind of finding."""
-    names = list(dict.fromkeys(marking.name for marking in markings))
-    return {marking.number: _PALETTE[names.index(marking.name) % len(_PALETTE)] for marking in markings}
+    """One colour for each kind of finding, and one for all landmarks."""
+    names = list(dict.fromkeys(marking.name for marking in markings if not marking.is_landmark))
+    return {
+        marking.number: _LANDMARK if marking.is_landmark else _PALETTE[names.index(marking.name) % len(_PALETTE)]
+        for marking in markings
+    }
 
 
 def _draw_region(
@@ -83,16 +102,25 @@ def _draw_region(
     return left, top, right, bottom
 
 
-def _free_place(label: str, place: Box, taken: Sequence[Box], font: Font, size_px: tuple[int, int]) -> Box:
-    """Where the label covers no other one: at the region if possible, else along the picture's edge."""
+def _free_place(
+    label: str, place: Box, taken: Sequence[Box], others: Sequence[Box], font: Font, size_px: tuple[int, int]
+) -> Box:
+    """Where the label covers no other label, and no other region if that can be had."""
     width, height = font.getlength(label) + 10, _LABEL_PX + 9
-    for x, y in itertools.chain(_beside(place, width, height), _along_edges(width, height, size_px)):
-        left = min(max(x, 0.0), max(0.0, size_px[0] - width))
-        top = min(max(y, 0.0), max(0.0, size_px[1] - height))
-        box = (left, top, left + width, top + height)
-        if not any(_overlap(box, other) for other in taken):
-            return box
-    return 0.0, 0.0, width, height
+    corners = [*_beside(place, width, height), *_along_edges(width, height, size_px)]
+    boxes = [_within(x, y, width, height, size_px) for x, y in corners]
+    for obstacles in ([*taken, *others], taken):
+        for box in boxes[: None if obstacles is taken else _BESIDE]:
+            if not any(_overlap(box, other) for other in obstacles):
+                return box
+    return boxes[0]
+
+
+def _within(x: float, y: float, width: float, height: float, size_px: tuple[int, int]) -> Box:
+    """The box moved into the picture."""
+    left = min(max(x, 0.0), max(0.0, size_px[0] - width))
+    top = min(max(y, 0.0), max(0.0, size_px[1] - height))
+    return left, top, left + width, top + height
 
 
 def _beside(place: Box, width: float, height: float) -> Iterator[tuple[float, float]]:

@@ -9,20 +9,27 @@ from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from umit_pacs.handoffs import FrameReference, ObjectKind
+from umit_pacs.result_objects.draft import Draft
 from umit_pacs.result_objects.pages import Page
 from umit_pacs.result_objects.provenance import Provenance, code_item, new_object
+from umit_pacs.result_objects.sources import header_text
 
 #: Other: no rule and no auto-routing for a modality of images picks the pages up again.
 _MODALITY = "OT"
 
 
-def secondary_captures(pages: Sequence[Page], made: Provenance) -> tuple[Dataset, ...]:
+def secondary_captures(pages: Sequence[Page], draft: Draft, made: Provenance) -> tuple[Dataset, ...]:
     """Secondary Capture Image objects (PS3.3 A.8.1), page by page."""
-    return tuple(_capture(page, number, made) for number, page in enumerate(pages, 1))
+    return tuple(_capture(page, number, draft, made) for number, page in enumerate(pages, 1))
 
 
-def _capture(page: Page, number: int, made: Provenance) -> Dataset:
+def _capture(page: Page, number: int, draft: Draft, made: Provenance) -> Dataset:
     ds = new_object(SecondaryCaptureImageStorage, ObjectKind.SECONDARY_CAPTURE, number, _MODALITY, made)
+    if draft.body_part:
+        # Says that the part is not a paired one, else Laterality would be due (PS3.3 C.7.3.1).
+        ds.BodyPartExamined = draft.body_part[:16]
+    if laterality := header_text(made.source.header, "Laterality"):
+        ds.Laterality = laterality
     ds.ConversionType = "WSD"
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
@@ -34,7 +41,7 @@ def _capture(page: Page, number: int, made: Provenance) -> Dataset:
     ds.LossyImageCompression = "00"
     ds.PatientOrientation = ""
     ds.DerivationDescription = "Key image with regions found by an AI model, and its report draft, not verified"
-    ds.ImageComments = made.words("banner")
+    ds.ImageComments = draft.banner
     if page.frames:
         ds.SourceImageSequence = [_source_image(frame) for frame in page.frames]
     _set_pixels(ds, np.asarray(page.image))

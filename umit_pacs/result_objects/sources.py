@@ -39,6 +39,8 @@ class SourceStudy:
     series: Mapping[SeriesUID, SourceSeries]
     #: Instance Number by instance, of the instances that the draft names.
     image_numbers: Mapping[InstanceUID, str]
+    #: instances of the input set.
+    image_count: int
     #: when the last image arrived; the date and time of every object, so that it is the same when composed again.
     composed_at: datetime
 

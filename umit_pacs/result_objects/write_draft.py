@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from umit_pacs import __version__
 from umit_pacs.handoffs import Findings, FrameReference, RoutingDecision, SeriesExclusion, SeriesUID, Task, TaskOrder
 from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection, LineOrigin, Marking, SectionKind
-from umit_pacs.result_objects.findings_section import findings_lines
+from umit_pacs.result_objects.findings_section import capitalised, findings_lines
 from umit_pacs.result_objects.impression import impression_lines
 from umit_pacs.result_objects.reading import ReadSeries, read_findings
 from umit_pacs.result_objects.sources import SourceStudy
@@ -51,6 +51,7 @@ def write_draft(
         banner=words("banner"),
         title=main.title[decision.language],
         procedure=main.procedure,
+        body_part=(series[0].source.body_part if series else "") or next(iter(main.body_parts), ""),
         sections=tuple(
             DraftSection(kind=kind, heading=words(f"headings.{kind}"), lines=tuple(lines))
             for kind, lines in _sections(material)
@@ -105,7 +106,7 @@ def _technique_lines(material: _Material) -> Iterator[DraftLine]:
         series, modality = one.source.number or "?", one.source.modality or "?"
         shown = "" if "{slices}" in one.template.technique[words.language] and frames else words(key, count=len(frames))
         line = words("technique.series", series=series, modality=modality, text=text)
-        yield DraftLine(text=f"{line} {shown}".strip(), frames=frames)
+        yield DraftLine(text=words("technique.joined", text=line, shown=shown).strip(), frames=frames)
     if not material.series:
         yield DraftLine(text=words("technique.no_frames"))
 
@@ -119,7 +120,7 @@ def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
                 reason = words.reason(abstention.reason, abstention.detail)
                 what = _name_of(read.result.order, read.template, words)
                 text = words("not_assessed.answer", what=what, reason=reason)
-                yield DraftLine(text=text, origin=LineOrigin.STRUCTURED, frames=())
+                yield DraftLine(text=capitalised(text), origin=LineOrigin.STRUCTURED, frames=())
     for exclusion in _excluded(material):
         series = material.source.series_of(exclusion.series_instance_uid)
         description = f" ({series.modality})" if series.modality else ""
@@ -128,8 +129,7 @@ def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
         yield DraftLine(text=text)
     for one in material.series:
         if names := _not_asked(one, words):
-            listed = words("not_assessed.list_separator").join(names)
-            yield DraftLine(text=words("not_assessed.not_asked", names=listed))
+            yield DraftLine(text=words("not_assessed.not_asked", names=words.listed(names)))
     never = [text[words.language] for one in material.series for text in one.template.never_assessed]
     yield from (DraftLine(text=text) for text in dict.fromkeys(never))
     yield from (DraftLine(text=words("not_assessed.remark", text=text)) for text in material.decision.remarks)

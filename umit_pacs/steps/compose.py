@@ -157,7 +157,7 @@ def _measurement_reports(work: _Composition) -> tuple[Dataset, ...]:
 
 
 def _captures(work: _Composition) -> tuple[Dataset, ...]:
-    return secondary_captures(_pages(work), work.made)
+    return secondary_captures(_pages(work), work.draft, work.made)
 
 
 _COMPOSERS: dict[ObjectKind, Callable[[_Composition], tuple[Dataset, ...]]] = {
@@ -235,6 +235,7 @@ def _source_study(input_set: InputSet, findings: Findings, files: PayloadFiles) 
         header=next((headers[uid] for uid in analysed if uid in headers), next(iter(headers.values()))),
         series={uid: describe_series(uid, header) for uid, header in by_series.items()},
         image_numbers={uid: header_text(header, "InstanceNumber") for uid, header in headers.items()},
+        image_count=len(input_set.instances),
         composed_at=max(instance.received_at for instance in input_set.instances),
     )
 

@@ -61,7 +61,7 @@ def assemble_due(
     made = []
     for waiting in studies_waiting(catalogue):
         study_uid = waiting.study_instance_uid
-        images = _waiting_images(catalogue, study_uid)
+        images = _images_among(catalogue, instances_by_use(catalogue, study_uid).get(None, ()))
         if not images:
             continue
         completed_by = _completion(catalogue, settings, images, now=now, count_instances=count_instances)
@@ -119,9 +119,8 @@ def assert_one_patient(instances: Iterable[StoredInstance], files: PayloadFiles)
 # --- which instances ---------------------------------------------------------------------------------------------
 
 
-def _waiting_images(catalogue: Catalogue, study_uid: StudyUID) -> list[StoredInstance]:
-    """The study's images that are in no input set yet; everything else that waited is noted as what it is."""
-    waiting = instances_by_use(catalogue, study_uid).get(None, ())
+def _images_among(catalogue: Catalogue, waiting: Sequence[StoredInstance]) -> list[StoredInstance]:
+    """Those of the waiting instances that an input set is made of; everything else is noted as what it is."""
     uids = [instance.sop_instance_uid for instance in waiting]
     ours = own_uids(catalogue, [*uids, *{instance.series_instance_uid for instance in waiting}])
     own, without_pixels, images = [], [], []
@@ -201,11 +200,15 @@ def _make_input_set(
 ) -> InputSet | None:
     """Make the study's next input set; None when it fails at once or another process was first."""
     predecessor = newest_input_set(catalogue, study_uid)
-    images = [
-        *instances_by_use(catalogue, study_uid).get(InstanceUse.INPUT, ()),
-        *_waiting_images(catalogue, study_uid),
-    ]
-    input_set = input_set_of(images, completed_by, predecessor.input_set_id if predecessor is not None else None)
+    by_use = instances_by_use(catalogue, study_uid)
+    late = _images_among(catalogue, by_use.get(None, ()))
+    if not late:
+        return None
+    input_set = input_set_of(
+        [*by_use.get(InstanceUse.INPUT, ()), *late],
+        completed_by,
+        predecessor.input_set_id if predecessor is not None else None,
+    )
     try:
         assert_one_patient(input_set.instances, files)
     except StudyUnusable as exc:

@@ -21,14 +21,14 @@ from tests.model_fixtures import (
     volume,
 )
 from tests.tiny_checkpoint import IMAGE_PX, tiny_answers, tiny_manifest
-from umit_pacs.errors import CheckpointInvalid, InvalidConfiguration, OutOfAcceleratorMemory
+from umit_pacs.errors import CheckpointInvalid, InvalidConfiguration, NoUsableFrames, OutOfAcceleratorMemory
 from umit_pacs.handoffs import Abstention, Language, RegionKind, SeriesUID, Task, TaskOrder
-from umit_pacs.umit_model.checkpoint import write_manifest
+from umit_pacs.umit_model.checkpoint import find_checkpoint, write_manifest
 from umit_pacs.umit_model.engine import load_engine, merged
 from umit_pacs.umit_model.generation import SharedHead, encode_images, generate, split_prompt
 from umit_pacs.umit_model.input_check import fit_input_check, input_vector, write_input_checks
 from umit_pacs.umit_model.instructions import instruction
-from umit_pacs.umit_model.loader import choose_device, choose_quantisation, find_checkpoint, load_model
+from umit_pacs.umit_model.loader import choose_device, choose_quantisation, load_model
 from umit_pacs.umit_model.model_answer import ModelAnswer, ModelRegion
 from umit_pacs.vocabulary import load_templates
 
@@ -213,8 +213,17 @@ def test_what_the_checkpoint_was_not_trained_for_is_not_asked(tiny_engine):  # n
     refused, answered = tiny_engine.answer(radiograph(), orders, TEMPLATES)
     assert refused.abstention == Abstention(reason="not_trained_for", detail="detection_3d of DX")
     assert answered.abstention is None
-    assert tiny_engine.requirements(Task.DETECTION_3D, "DX") is None
-    assert tiny_engine.requirements(Task.REPORT, "DX").width == IMAGE_PX
+    assert tiny_engine.requirements(orders[0], "DX") == tiny_engine.requirements(orders[1], "DX")
+    assert tiny_engine.requirements(orders[1], "DX").width == IMAGE_PX
+    with pytest.raises(NoUsableFrames) as raised:
+        tiny_engine.requirements(orders[1], "US")
+    assert raised.value.reason == "not_trained_for"
+
+
+def test_an_order_for_a_volume_that_was_not_prepared_is_not_answered(tiny_engine):  # noqa: F811
+    series = replace(radiograph(), images=(replace(radiograph().images[0], modality="CT"),))
+    (answer,) = tiny_engine.answer(series, orders_for("CT")[:1], TEMPLATES)
+    assert answer.abstention == Abstention(reason="not_prepared", detail="the series has no volume")
 
 
 def test_an_answer_without_end_is_an_abstention(own_tiny_folder):  # noqa: F811

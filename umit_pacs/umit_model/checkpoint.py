@@ -22,8 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from umit_pacs.errors import CheckpointInvalid
 from umit_pacs.handoffs import Language, Task
-from umit_pacs.pixels.requirements import ImageRequirements
+from umit_pacs.pixels.requirements import ImageKind, ImageRequirements
 from umit_pacs.umit_model.coordinate_frames import CoordinateFrame
+
+#: checkpoints that the package brings
+SHIPPED_FOLDER = Path(__file__).parent / "checkpoints"
 
 MANIFEST_FILE = "manifest.json"
 BASE_FOLDER = "base"
@@ -153,11 +156,12 @@ class Manifest(Record):
     @model_validator(mode="after")
     def _each_modality_is_seen_one_way(self) -> Manifest:
         # All tasks share the vision features of an image, so they have to look at the same one.
-        seen: dict[str, ImageRequirements] = {}
+        seen: dict[tuple[str, ImageKind], ImageRequirements] = {}
         for profile in self.profiles:
             for modality in profile.modalities:
-                if seen.setdefault(modality, profile.image) != profile.image:
-                    raise ValueError(f"two image requirements for {modality}")
+                kind = profile.image.kind
+                if seen.setdefault((modality, kind), profile.image) != profile.image:
+                    raise ValueError(f"{modality} as {kind} in two ways")
         return self
 
     @property
@@ -185,6 +189,33 @@ class Manifest(Record):
 
 #: Version of `instructions` and `answers`; a checkpoint trained with another wording is refused.
 WORDING = 1
+
+
+def find_checkpoint(name: str, checkpoints_folder: Path) -> Path:
+    """The folder of an installed or shipped checkpoint, or the folder that `name` is the path of.
+
+    Raises CheckpointInvalid when there is none.
+    """
+    if "/" in name or "\\" in name:
+        candidates = [Path(name)]
+    else:
+        candidates = [checkpoints_folder / name, SHIPPED_FOLDER / name]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder.resolve()
+    looked = ", ".join(str(folder) for folder in candidates)
+    raise CheckpointInvalid(f"no checkpoint {name!r} (looked for {looked}); `umit-pacs models list` shows what is here")
+
+
+def checkpoints_here(checkpoints_folder: Path) -> dict[str, Path]:
+    """Folders of the installed and the shipped checkpoints by name; an installed one hides a shipped one."""
+    folders = [folder for folder in (SHIPPED_FOLDER, checkpoints_folder) if folder.is_dir()]
+    return {
+        path.name: path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if (path / MANIFEST_FILE).is_file() and not path.name.startswith(".")
+    }
 
 
 def read_manifest(folder: Path) -> Manifest:

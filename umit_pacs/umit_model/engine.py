@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from umit_pacs.errors import OutOfAcceleratorMemory
-from umit_pacs.handoffs import Abstention, ModelIdentity, PreparedSeries, Task, TaskOrder
-from umit_pacs.pixels.requirements import ImageRequirements
+from umit_pacs.errors import NoUsableFrames, OutOfAcceleratorMemory
+from umit_pacs.handoffs import Abstention, ModelIdentity, PreparedSeries, TaskOrder
+from umit_pacs.pixels.requirements import ImageKind, ImageRequirements
 from umit_pacs.settings import ModelSettings
-from umit_pacs.umit_model.checkpoint import INPUT_CHECK_FILE
+from umit_pacs.umit_model.checkpoint import INPUT_CHECK_FILE, find_checkpoint
 from umit_pacs.umit_model.confidence import TokenWatch
 from umit_pacs.umit_model.generation import (
     GeneratedAnswer,
@@ -29,7 +29,7 @@ from umit_pacs.umit_model.generation import (
     split_prompt,
 )
 from umit_pacs.umit_model.input_check import InputCheck, input_vector, read_input_checks
-from umit_pacs.umit_model.loader import LoadedModel, find_checkpoint, load_model
+from umit_pacs.umit_model.loader import LoadedModel, load_model
 from umit_pacs.umit_model.model_answer import ModelAnswer
 from umit_pacs.umit_model.processor import END_OF_ANSWER, PADDING
 from umit_pacs.umit_model.questions import PLACE_TASKS, Question, ShownImage, make_question, read_answer
@@ -48,8 +48,12 @@ class Engine(Protocol):
     def identity(self) -> ModelIdentity:
         """Which checkpoint answers."""
 
-    def requirements(self, task: Task, modality: str) -> ImageRequirements | None:
-        """What `prepare` must render for a series; None when the checkpoint does not answer this task about it."""
+    def requirements(self, order: TaskOrder, modality: str) -> ImageRequirements:
+        """What `prepare` must render for an order about a series of `modality`.
+
+        Raises NoUsableFrames when the checkpoint knows nothing about the modality. Where it only lacks the task, the
+        series is rendered as for the others, and the answer is an abstention.
+        """
 
     def answer(
         self, series: PreparedSeries, orders: Sequence[TaskOrder], templates: TemplateLibrary
@@ -85,26 +89,34 @@ class LocalEngine:
     def identity(self) -> ModelIdentity:
         return self._loaded.identity
 
-    def requirements(self, task: Task, modality: str) -> ImageRequirements | None:
-        profile = self._loaded.manifest.profile(task, modality)
-        return profile.image if profile is not None else None
+    def requirements(self, order: TaskOrder, modality: str) -> ImageRequirements:
+        manifest = self._loaded.manifest
+        profile = manifest.profile(order.task, modality)
+        if profile is None:
+            profile = next((other for other in manifest.profiles if modality in other.modalities), None)
+        if profile is None:
+            detail = f"{manifest.name} was not trained on {modality or 'series without a modality'}"
+            raise NoUsableFrames(detail, reason="not_trained_for")
+        return profile.image
 
     def answer(
         self, series: PreparedSeries, orders: Sequence[TaskOrder], templates: TemplateLibrary
     ) -> list[ModelAnswer]:
         with self._lock:
-            shown = _ShownSeries(series)
-            questions = [self._question(order, shown.modality, templates) for order in orders]
-            answers: list[ModelAnswer | None] = [
-                ModelAnswer(order=order, abstention=question) if isinstance(question, Abstention) else None
-                for order, question in zip(orders, questions, strict=True)
+            questions = [self._question(order, series_modality(series), templates) for order in orders]
+            answers: dict[int, ModelAnswer] = {}
+            for kind in ImageKind:
+                of_kind = {
+                    index: question
+                    for index, question in enumerate(questions)
+                    if isinstance(question, Question) and question.profile.image.kind is kind
+                }
+                if of_kind:
+                    answers |= self._ask(of_kind, _ShownSeries(series, kind))
+            return [
+                answers[index] if isinstance(question, Question) else ModelAnswer(order=order, abstention=question)
+                for index, (order, question) in enumerate(zip(orders, questions, strict=True))
             ]
-            asked = [(i, q) for i, q in enumerate(questions) if isinstance(q, Question)]
-            if asked:
-                views = self._look(shown)
-                for index, answer in self._ask(asked, shown, views):
-                    answers[index] = answer
-            return [answer for answer in answers if answer is not None]
 
     def _question(self, order: TaskOrder, modality: str, templates: TemplateLibrary) -> Question | Abstention:
         template = templates.by_key(order.template or "general")
@@ -127,36 +139,33 @@ class LocalEngine:
             views.append(_View(features, distance))
         return views
 
-    def _ask(
-        self, asked: list[tuple[int, Question]], shown: _ShownSeries, views: list[_View]
-    ) -> Iterator[tuple[int, ModelAnswer]]:
+    def _ask(self, asked: dict[int, Question], shown: _ShownSeries) -> dict[int, ModelAnswer]:
+        """The merged answers of questions about the images, or about the volume, of one series."""
+        if not shown.stacks:
+            nothing = Abstention(reason="not_prepared", detail=f"the series has no {shown.kind}")
+            return {index: _unasked(question, nothing) for index, question in asked.items()}
+        views = self._look(shown)
         known = [index for index, view in enumerate(views) if view.is_known]
         if not known:
             nearest = min(view.distance for view in views)
-            abstention = Abstention(
-                reason="outside_training",
-                detail=f"unlike the images that the model was trained on ({nearest:.2g} times the limit)",
-            )
-            for index, question in asked:
-                yield index, ModelAnswer(order=question.order, instruction=question.instruction, abstention=abstention)
-            return
+            detail = f"unlike the images that the model was trained on ({nearest:.2g} times the limit)"
+            outside = Abstention(reason="outside_training", detail=detail)
+            return {index: _unasked(question, outside) for index, question in asked.items()}
         #: by adapter, images and bound: what can stand in one batch
         groups: dict[tuple[str, tuple[int, ...], int], list[tuple[int, Question]]] = {}
-        for index, question in asked:
+        for index, question in asked.items():
             bound = question.profile.maximum_new_tokens
             for images in _image_groups(question, known):
                 groups.setdefault((question.profile.adapter, images, bound), []).append((index, question))
         parts: dict[int, list[ModelAnswer]] = {}
         for (adapter, images, bound), members in groups.items():
-            questions = [question for _, question in members]
             features = _joined([views[image].features for image in images])
             seen = [shown.image(image, features_of=views[image].features, patch_px=self._patch_px) for image in images]
             with self._adapter(adapter):
-                answers = self._answer_batches(questions, features, seen, bound)
+                answers = self._answer_batches([question for _, question in members], features, seen, bound)
             for (index, _), answer in zip(members, answers, strict=True):
                 parts.setdefault(index, []).append(answer)
-        for index, found in parts.items():
-            yield index, merged(found)
+        return {index: merged(found) for index, found in parts.items()}
 
     @property
     def _patch_px(self) -> int:
@@ -206,20 +215,16 @@ class _View:
 
 
 class _ShownSeries:
-    """The pixels of a series as stacks: one per image, or one of all slices."""
+    """The pixels of a series as stacks: one per image, or one of all slices; none where there is nothing of a kind."""
 
-    def __init__(self, series: PreparedSeries) -> None:
-        volume = series.volume
-        self.is_volume = volume is not None
+    def __init__(self, series: PreparedSeries, kind: ImageKind) -> None:
+        self.kind = kind
+        self.modality = series_modality(series)
         self.stacks: list[list[NDArray[np.uint8]]]
-        if volume is not None:
-            self.modality = volume.modality
-            self.stacks = [list(volume.voxels)]
-        elif series.images:
-            self.modality = series.images[0].modality
+        if kind is ImageKind.IMAGE:
             self.stacks = [[image.pixels] for image in series.images]
         else:
-            raise ValueError("a prepared series without pixels")
+            self.stacks = [list(series.volume.voxels)] if series.volume is not None else []
 
     def image(self, index: int, *, features_of: VisionFeatures, patch_px: int) -> ShownImage:
         stack = self.stacks[index]
@@ -227,9 +232,22 @@ class _ShownSeries:
         _, rows, columns = features_of.grid_thw[0].tolist()
         return ShownImage(
             image_index=index,
-            extent=(width, height, len(stack)) if self.is_volume else (width, height),
+            extent=(width, height, len(stack)) if self.kind is ImageKind.VOLUME else (width, height),
             resized_xy=(columns * patch_px, rows * patch_px),
         )
+
+
+def series_modality(series: PreparedSeries) -> str:
+    """Modality of the prepared pixels. Raises ValueError when there are none."""
+    if series.volume is not None:
+        return series.volume.modality
+    if not series.images:
+        raise ValueError("a prepared series without pixels")
+    return series.images[0].modality
+
+
+def _unasked(question: Question, abstention: Abstention) -> ModelAnswer:
+    return ModelAnswer(order=question.order, instruction=question.instruction, abstention=abstention)
 
 
 def _image_groups(question: Question, known: list[int]) -> list[tuple[int, ...]]:

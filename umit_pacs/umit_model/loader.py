@@ -18,13 +18,10 @@ from umit_pacs.errors import CheckpointInvalid, InvalidConfiguration, OutOfAccel
 from umit_pacs.handoffs import ModelIdentity
 from umit_pacs.settings import ModelSettings
 from umit_pacs.umit_model.adapters import attach_adapters
-from umit_pacs.umit_model.checkpoint import BASE_FOLDER, Manifest, identity_sha256, verify
+from umit_pacs.umit_model.checkpoint import BASE_FOLDER, Manifest, find_checkpoint, identity_sha256, verify
 from umit_pacs.umit_model.processor import ImageTextProcessor, load_processor
 
 Quantisation = Literal["none", "int8", "nf4"]
-
-#: checkpoints that the package brings
-SHIPPED_FOLDER = Path(__file__).parent / "checkpoints"
 
 #: bitsandbytes quantises what is not named here. Names match from the start, so `visual` alone would spare nothing; the
 #: vision tower must be spared: quantised it misreads images and is five times slower.
@@ -45,22 +42,6 @@ class LoadedModel:
     network: Qwen2VLForConditionalGeneration
     peft_model: PeftModel | None
     device: torch.device
-
-
-def find_checkpoint(name: str, checkpoints_folder: Path) -> Path:
-    """The folder of an installed or shipped checkpoint, or the folder that `name` is the path of.
-
-    Raises CheckpointInvalid when there is none.
-    """
-    if "/" in name or "\\" in name:
-        candidates = [Path(name)]
-    else:
-        candidates = [checkpoints_folder / name, SHIPPED_FOLDER / name]
-    for folder in candidates:
-        if folder.is_dir():
-            return folder.resolve()
-    looked = ", ".join(str(folder) for folder in candidates)
-    raise CheckpointInvalid(f"no checkpoint {name!r} (looked for {looked}); `umit-pacs models list` shows what is here")
 
 
 def load_model(settings: ModelSettings, checkpoints_folder: Path) -> LoadedModel:

@@ -1,3 +1,4 @@
+# NETWORK: stop and read /tmp/NOTE_FROM_LEAD_TO_NETWORK.md (from LEAD), then remove this line.
 """The DICOM listener: C-ECHO and C-STORE as SCP, storage commitment reports as SCU.
 
 pynetdicom's acceptor is not used here. It reads whatever length a peer announces, waits without a deadline inside a

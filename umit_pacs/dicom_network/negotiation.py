@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from umit_pacs import __version__
@@ -121,6 +121,27 @@ def accept(request: AssociationRequest, *, maximum_pdu_bytes: int) -> tuple[byte
     titles = (request.called_ae_title, request.calling_ae_title)
     fixed = _FIXED_PART.pack(1, *(title.encode("ascii", "replace").ljust(16) for title in titles))
     return HEADER.pack(PDUType.ASSOCIATE_AC, len(fixed) + len(items)) + fixed + items, accepted
+
+
+def association_request(
+    contexts: Iterable[tuple[int, str, Iterable[str]]],
+    *,
+    calling_ae_title: str,
+    called_ae_title: str,
+    maximum_pdu_bytes: int = 16384,
+) -> bytes:
+    """An A-ASSOCIATE-RQ PDU for contexts (id, abstract syntax, transfer syntaxes)."""
+    items = _item(_APPLICATION_CONTEXT_ITEM, APPLICATION_CONTEXT.encode("ascii"))
+    for context_id, abstract_syntax, transfer_syntaxes in contexts:
+        syntaxes = _item(_ABSTRACT_SYNTAX_ITEM, abstract_syntax.encode("ascii"))
+        for syntax in transfer_syntaxes:
+            syntaxes += _item(_TRANSFER_SYNTAX_ITEM, syntax.encode("ascii"))
+        items += _item(_PROPOSED_CONTEXT_ITEM, bytes((context_id, 0, 0, 0)) + syntaxes)
+    information = _item(_MAXIMUM_LENGTH_ITEM, struct.pack(">L", maximum_pdu_bytes))
+    information += _item(_IMPLEMENTATION_CLASS_ITEM, IMPLEMENTATION_CLASS_UID.encode("ascii"))
+    items += _item(_USER_INFORMATION_ITEM, information)
+    fixed = _FIXED_PART.pack(1, called_ae_title.encode("ascii").ljust(16), calling_ae_title.encode("ascii").ljust(16))
+    return HEADER.pack(PDUType.ASSOCIATE_RQ, len(fixed) + len(items)) + fixed + items
 
 
 def _answer(proposed: ProposedContext) -> tuple[int, str]:

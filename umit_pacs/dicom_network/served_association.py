@@ -1,3 +1,4 @@
+# NETWORK: stop and read /tmp/NOTE_FROM_LEAD_TO_NETWORK.md (from LEAD), then remove this line.
 """One association that a peer opened: negotiation, then message after message until it ends."""
 
 from __future__ import annotations

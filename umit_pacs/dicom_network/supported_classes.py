@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from pydicom import uid
-from pynetdicom import AllStoragePresentationContexts
+from pynetdicom import AllStoragePresentationContexts, sop_class
 
 VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT_PUSH = "1.2.840.10008.1.20.1"
@@ -29,6 +31,18 @@ _REFERENCING = frozenset(
 #: implicit, explicit, big endian, deflated, JPEG, JPEG-LS, JPEG 2000, HTJ2K, RLE, MPEG-2, MPEG-4 and HEVC.
 STORAGE_TRANSFER_SYNTAXES = frozenset(str(syntax) for syntax in uid.AllTransferSyntaxes if syntax not in _REFERENCING)
 _PLAIN_TRANSFER_SYNTAXES = frozenset(str(syntax) for syntax in _UNCOMPRESSED)
+
+
+def known_storage_classes() -> dict[str, str]:
+    """Names of the storage classes by UID, as far as the libraries know them; later ones are accepted all the same."""
+    names = {str(value): _in_words(name) for name, value in vars(sop_class).items() if isinstance(value, uid.UID)}
+    names |= {value: entry[0] for value, entry in uid.UID_dictionary.items() if entry[1] == "SOP Class"}  # type: ignore[attr-defined]
+    return {value: name for value, name in sorted(names.items()) if is_storage_class(value)}
+
+
+def _in_words(keyword: str) -> str:
+    """`LabelMapSegmentationStorage` -> `Label Map Segmentation Storage`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", keyword)
 
 
 def is_storage_class(sop_class_uid: str) -> bool:

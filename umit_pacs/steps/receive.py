@@ -34,7 +34,7 @@ from umit_pacs.settings import Settings
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.deliveries import record_commitment_event
 from umit_pacs.store.files import PayloadFiles, instance_path, is_valid_uid, quarantine_path
-from umit_pacs.store.instances import Quarantined
+from umit_pacs.store.instances import Quarantined, digests_of
 from umit_pacs.store.peers import Peer, peers
 from umit_pacs.store.recorder import OTHER_BYTES, Recorder
 
@@ -50,6 +50,7 @@ class Receiver:
     """The receiving side of one process: listener, store and recorder."""
 
     def __init__(self, settings: Settings, catalogue: Catalogue, files: PayloadFiles) -> None:
+        self._catalogue = catalogue
         self._files = files
         self._recorder = Recorder(catalogue, files)
         services = _Services(settings, catalogue, files, self._recorder)
@@ -66,7 +67,7 @@ class Receiver:
         Raises InvalidConfiguration when the address cannot be used, StoreFull or StoreFailed when the store cannot be
         written, and what the catalogue raises.
         """
-        count = record_leftovers(self._files, self._recorder)
+        count = record_leftovers(self._files, self._recorder, self._catalogue)
         if count:
             log.warning("leftovers_recorded", extra={"files": count})
         self._recorder.start()
@@ -77,6 +78,7 @@ class Receiver:
         self._listener.stop(grace_s)
         if not self._recorder.stop(_RECORDER_STOP_S):
             log.warning("rows_left_for_next_start", extra={"files": self._recorder.backlog})
+        self._files.close()
 
 
 class _Services:
@@ -290,31 +292,36 @@ def _printable(text: str) -> str:
 # --- after a crash -----------------------------------------------------------------------------------------------
 
 
-def record_leftovers(files: PayloadFiles, recorder: Recorder) -> int:
+def record_leftovers(files: PayloadFiles, recorder: Recorder, catalogue: Catalogue) -> int:
     """Record the durable files whose writer died before their rows were certain; returns how many there were."""
     count = 0
-    for incoming_path in files.leftovers():
-        recorder.record_now(_record_of(incoming_path, files), incoming_path)
+    for leftover in files.leftovers():
+        if leftover.is_incoming:
+            recorder.record_now(_record_of(leftover.path, files), leftover.path)
+        elif digests_of(catalogue, [InstanceUID(leftover.path.stem)]):
+            continue
+        else:
+            recorder.record_now(_record_of(leftover.path, files), None)
         count += 1
     return count
 
 
-def _record_of(incoming_path: Path, files: PayloadFiles) -> StoredInstance | Quarantined:
+def _record_of(found: Path, files: PayloadFiles) -> StoredInstance | Quarantined:
     """The row of a finished file, made again from the file alone."""
-    meta, offset = read_file_meta(incoming_path)
-    status = incoming_path.stat()
+    meta, offset = read_file_meta(found)
+    status = found.stat()
     figures: _Figures = {
-        "sha256": data_set_sha256(incoming_path),
+        "sha256": data_set_sha256(found),
         "size_bytes": status.st_size,
         "received_at": datetime.fromtimestamp(status.st_mtime, UTC),
     }
     reason, identity = OTHER_BYTES, None
     try:
-        identity = read_identity(_head_reader(incoming_path, offset), meta.transfer_syntax_uid)
+        identity = read_identity(_head_reader(found, offset), meta.transfer_syntax_uid)
         require_consistent(identity, meta)
         relative_path = instance_path(identity.study_instance_uid, identity.sop_instance_uid)
         path = files.path(relative_path)
-        if path.exists() and path.samefile(incoming_path):
+        if path.exists() and path.samefile(found):
             return stored_instance(meta, identity, relative_path, **figures)
     except NotUnderstood:
         reason = "cannot_understand"

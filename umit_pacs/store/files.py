@@ -1,13 +1,16 @@
 """Payload files: written once, durable before anyone is told, never overwritten, never outside the store's folder.
 
-A file comes into being in three moves that survive a power cut at any point:
+A file comes into being in three moves:
 
-1. it is written below `incoming/` and flushed, together with its name there;
+1. it is written below `incoming/` and flushed;
 2. it gets its final name by a hard link, which fails when the name is taken, and the final folder is flushed;
 3. when the catalogue holds its row, the name below `incoming/` goes away.
 
-So after a crash the names left below `incoming/` tell exactly what to look at: with one link, an unfinished file that
-nobody was told about; with two, a finished file whose row may be missing. Nothing else has to be searched.
+So after a crash of the process the names left below `incoming/` tell exactly what to look at: with one link, an
+unfinished file that nobody was told about; with two, a finished file whose row may be missing. A power cut may take the
+name below `incoming/` and leave the final one; then, and only then, the study folders that changed since the writer's
+last sign of life are looked through as well. The writer's folder holds the id of the boot it ran in, and shows by the
+time of its `owner` file until when every row was certain.
 """
 
 from __future__ import annotations
@@ -21,8 +24,11 @@ import os
 import re
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from umit_pacs.errors import StoreFailed, StoreFull
 
@@ -31,6 +37,10 @@ log = logging.getLogger(__name__)
 #: PS3.5 9.1: components without leading zeros, 64 characters at most.
 _UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*", re.ASCII)
 _MAXIMUM_UID_LENGTH = 64
+#: how often a writer shows that its rows are certain, and how much earlier than that a search begins.
+_MARK_EVERY_S = 10.0
+_MARK_MARGIN_S = 600.0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -57,6 +67,15 @@ def quarantine_path(sha256: str) -> str:
     return f"quarantine/{sha256[:2]}/{sha256}.dcm"
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A durable file whose row may be missing, because its writer died."""
+
+    path: Path
+    #: the name is the one below `incoming/`, to be removed when the row is certain.
+    is_incoming: bool
+
+
 class PayloadFiles:
     """The folder tree of payload files below `root`."""
 
@@ -65,6 +84,7 @@ class PayloadFiles:
         self._lock = threading.Lock()
         self._own_incoming: Path | None = None
         self._owner_descriptor: int | None = None
+        self._marked_at = 0.0
         self._failure = ""
 
     @property
@@ -89,18 +109,16 @@ class PayloadFiles:
         return self._failure
 
     def path(self, relative_path: str) -> Path:
-        """The absolute path of a file below the root, links resolved.
-
-        Raises ValueError when it would leave the root.
-        """
-        parts = PurePosixPath(relative_path)
+        """The absolute path of a file below the root. Raises ValueError when it would leave the root, by links too."""
+        parts = relative_path.split("/")
         is_strange = "\\" in relative_path or "\0" in relative_path
-        if not parts.parts or is_strange or parts.is_absolute() or ".." in parts.parts:
+        if is_strange or any(part in ("", ".", "..") for part in parts):
             raise ValueError("the path leaves the store's folder")
-        path = (self.root / parts).resolve()
-        if not path.is_relative_to(self.root):
+        folder = os.path.join(self.root, *parts[:-1])
+        path = os.path.join(folder, parts[-1])
+        if not _is_free_of_links(folder) or os.path.islink(path):
             raise ValueError("the path leaves the store's folder")
-        return path
+        return Path(path)
 
     def free_bytes(self) -> int:
         """Bytes that an ordinary user may still write."""
@@ -155,11 +173,11 @@ class PayloadFiles:
         with self.translated_errors(is_flush=True):
             flush_folder(self.path(relative_path).parent)
 
-    def leftovers(self) -> Iterator[Path]:
-        """Finished files below `incoming/` that writers left which no longer run; their rows may be missing.
+    def leftovers(self) -> Iterator[Leftover]:
+        """Durable files whose rows may be missing: what writers that no longer run left behind.
 
-        Each has a second name elsewhere in the store; the caller makes sure of the row and then removes this one.
-        Unfinished files, which nobody was told about, are removed on the way.
+        Unfinished files, which nobody was told about, are removed on the way. No file may be written by this process
+        before the last one was taken.
         """
         if not self.incoming_folder.is_dir():
             return
@@ -168,8 +186,33 @@ class PayloadFiles:
                 with _locked(folder / "owner", wait=False) as is_abandoned:
                     if is_abandoned:
                         yield from _finished_files(folder)
+                        if (folder / "owner").read_text("ascii") != _boot_id():
+                            certain_until = (folder / "owner").stat().st_mtime - _MARK_MARGIN_S
+                            yield from self._files_changed_since(certain_until)
                 if is_abandoned:
                     _remove_if_empty(folder)
+
+    def _files_changed_since(self, time_s: float) -> Iterator[Leftover]:
+        for kind in (self.instances_folder, self.quarantine_folder):
+            for folder in sorted(path for path in kind.glob("*/**") if path.stat().st_mtime >= time_s):
+                for path in sorted(folder.glob("*.dcm")):
+                    yield Leftover(path, is_incoming=False)
+
+    def mark_rows_certain(self) -> None:
+        """Note that every file finished up to now has its row; cheap, and done at most every few seconds."""
+        now = time.monotonic()
+        if self._own_incoming is not None and now - self._marked_at >= _MARK_EVERY_S:
+            self._marked_at = now
+            os.utime(self._own_incoming / "owner")
+
+    def close(self) -> None:
+        """Leave nothing below `incoming/` when nothing is left to do; the object can be used again afterwards."""
+        with self._lock:
+            if self._own_incoming is not None and self._owner_descriptor is not None:
+                with _locked(self.incoming_folder / "lock", wait=True):
+                    _remove_if_empty(self._own_incoming)
+                os.close(self._owner_descriptor)
+                self._own_incoming = self._owner_descriptor = None
 
     @contextlib.contextmanager
     def translated_errors(self, *, is_flush: bool = False) -> Iterator[None]:
@@ -202,6 +245,9 @@ class PayloadFiles:
                     make_folder_durably(folder)
                     self._owner_descriptor = os.open(folder / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
                     fcntl.flock(self._owner_descriptor, fcntl.LOCK_EX)
+                    os.write(self._owner_descriptor, _boot_id().encode("ascii"))
+                    os.fsync(self._owner_descriptor)
+                    flush_folder(folder)
                 self._own_incoming = folder
             return self._own_incoming
 
@@ -235,10 +281,9 @@ class IncomingFile:
         return os.pread(self._descriptor, size_bytes, offset)
 
     def make_durable(self) -> None:
-        """Flush the bytes and the name below `incoming/`; raises StoreFailed, after which the store is shut."""
+        """Flush the bytes; raises StoreFailed, after which the store is shut."""
         with self._files.translated_errors(is_flush=True):
             os.fsync(self._descriptor)
-        self._flush_folder(self.path.parent)
 
     def keep_as(self, relative_path: str) -> bool:
         """Give the file its final name, durably; False when the name is taken (nothing changes then)."""
@@ -277,6 +322,20 @@ class IncomingFile:
             flush_folder(folder)
 
 
+@lru_cache(maxsize=1024)
+def _is_free_of_links(folder: str) -> bool:
+    return os.path.realpath(folder) == folder
+
+
+@lru_cache(maxsize=1)
+def _boot_id() -> str:
+    """Changes when the machine starts anew; empty where the system has none, which counts as the same boot."""
+    try:
+        return _BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
 def flush_folder(folder: Path) -> None:
     """fsync a folder, so that the names in it are durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -313,10 +372,10 @@ def _link_unless_taken(source: Path, target: Path) -> bool:
     return True
 
 
-def _finished_files(folder: Path) -> Iterator[Path]:
+def _finished_files(folder: Path) -> Iterator[Leftover]:
     for path in sorted(folder.iterdir()):
         if path.suffix == ".part" and path.stat().st_nlink > 1:
-            yield path
+            yield Leftover(path, is_incoming=True)
         elif path.name != "owner":
             path.unlink(missing_ok=True)
 

@@ -37,7 +37,7 @@ OTHER_BYTES = "other_bytes_under_known_uid"
 @dataclass(frozen=True, slots=True)
 class _Entry:
     record: StoredInstance | Quarantined
-    incoming_path: Path
+    incoming_path: Path | None
 
 
 class Recorder:
@@ -75,7 +75,7 @@ class Recorder:
         """Record a durable file soon; its name below `incoming/` is removed when the row is committed."""
         self._entries.put(_Entry(record, incoming_path))
 
-    def record_now(self, record: StoredInstance | Quarantined, incoming_path: Path) -> None:
+    def record_now(self, record: StoredInstance | Quarantined, incoming_path: Path | None) -> None:
         """The same in the calling thread; raises what the catalogue raises."""
         self._commit([_Entry(record, incoming_path)])
 
@@ -94,6 +94,7 @@ class Recorder:
             else:
                 pause_s = _GATHER_S
                 self._waiting = []
+                self._files.mark_rows_certain()
 
     def _gather(self) -> None:
         """Wait for a first entry, then for what comes with it."""
@@ -120,7 +121,8 @@ class Recorder:
             if isinstance(entry.record, Quarantined):
                 record_quarantined(self._catalogue, entry.record)
         for entry in entries:
-            entry.incoming_path.unlink(missing_ok=True)
+            if entry.incoming_path is not None:
+                entry.incoming_path.unlink(missing_ok=True)
 
     def _set_aside(self, instance: StoredInstance) -> None:
         """Keep aside what the catalogue knows with other bytes: the same instance UID under another study."""

@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from dbos import DBOS
 from dbos import error as dbos_error
@@ -59,8 +60,10 @@ from umit_pacs.store.leases import assert_lease, hold_lease, release_lease
 from umit_pacs.store.returns import input_sets_to_return
 from umit_pacs.store.rules import current_rules
 from umit_pacs.store.studies import InputSetStatus, change_state, input_set_state
-from umit_pacs.umit_model.engine import Engine
 from umit_pacs.vocabulary import TemplateLibrary
+
+if TYPE_CHECKING:  # the engine's module loads torch, which only a work process needs
+    from umit_pacs.umit_model.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +90,9 @@ class Tools:
     starter: WorkStarter
     #: the name that this process holds leases under.
     worker: str
-    #: only in a work process.
-    engine: Engine | None = None
-    templates: TemplateLibrary | None = None
+    templates: TemplateLibrary
+    #: the engine for a checkpoint by name, "" for the configured one; only in a work process.
+    engine_for: Callable[[str], Engine] | None = None
     #: called when a study is taken in hand and, with what it returns, when it is put down again.
     on_study: Callable[[], Callable[[], None]] = field(default=lambda: lambda: None)
     #: set when this process has to stop: it takes nothing more in hand.
@@ -150,7 +153,9 @@ def decide_by_rules(input_set_id: str) -> None:
     if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ASSEMBLED:
         return
     published = current_rules(tools.catalogue)
-    rules = parse_rules(published.text if published else "")
+    rules = parse_rules(
+        published.text if published else "", source=f"rules version {published.version if published else 0}"
+    )
     input_set = studies.input_set(tools.catalogue, input_set_id)
     decision = route(
         input_set,
@@ -192,11 +197,12 @@ def ask_the_model(input_set_id: str) -> None:
     tools = _tools()
     if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ROUTED:
         return
-    assert tools.engine is not None, "analyse runs in a work process only"
+    assert tools.engine_for is not None, "analyse runs in a work process only"
     input_set, decision = studies.input_set(tools.catalogue, input_set_id), _decision(tools, input_set_id)
+    engine = tools.engine_for(decision.checkpoint)
     findings = results.findings(tools.catalogue, input_set_id)
-    if findings is None or not _answers(findings, decision, tools.engine.identity):
-        findings = _found_by_model(tools, tools.engine, input_set, decision)
+    if findings is None or not _answers(findings, decision, engine.identity):
+        findings = _found_by_model(tools, engine, input_set, decision)
         tools.assert_may_act(input_set_id)
         results.record_findings(tools.catalogue, findings)
     change_state(tools.catalogue, input_set_id, InputSetState.ANALYSED)
@@ -209,7 +215,7 @@ def _found_by_model(tools: Tools, engine: Engine, input_set: InputSet, decision:
     findings = infer(input_set.input_set_id, decision.orders, prepared, engine, tools.templates)
     return replace(
         findings,
-        excluded=(*decision.excluded, *prepared.excluded),
+        excluded=(*decision.excluded, *findings.excluded),
         timings_s={"prepare_s": round(prepare_s, 3), **findings.timings_s},
     )
 
@@ -230,7 +236,15 @@ def write_results(input_set_id: str) -> None:
     assert findings is not None, "ANALYSED has findings"
     tools.assert_may_act(input_set_id)
     predecessor = results.predecessor_results(tools.catalogue, input_set)
-    objects = compose(input_set, decision, findings, predecessor, tools.files, tools.settings.compose)
+    objects = compose(
+        input_set,
+        decision,
+        findings,
+        predecessor,
+        tools.files,
+        tools.settings.compose,
+        tools.settings.model,
+    )
     results.record_result_objects(tools.catalogue, input_set_id, objects)
     if decision.mode is Mode.SEND:
         plan_deliveries(tools.catalogue, input_set_id, decision.destinations)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
@@ -13,20 +15,48 @@ from umit_pacs.node.workflows import running_workflows
 from umit_pacs.settings import Settings
 from umit_pacs.umit_model.engine import Engine, load_engine
 
+log = logging.getLogger(__name__)
+
 
 def run_work(
     settings: Settings, worker_name: str, *, supervisor: Connection | None = None, engine: Engine | None = None
 ) -> None:
-    """Run one inference worker until it is told to stop. engine: instead of the configured checkpoint's."""
+    """Run one inference worker until it is told to stop. engine: instead of those of installed checkpoints."""
     life = Lifecycle.begin(settings, worker_name, supervisor)
-    engine = engine or load_engine(settings.model, settings.checkpoints_folder)
+    hot = HotEngine(settings)
+    # Loaded before anything is taken in hand: when it cannot be loaded, the studies wait in the queue.
+    engine_for = hot.engine_for if engine is None else lambda checkpoint: engine
+    engine_for("")
 
     def watch(put_down: Callable[[], None]) -> Callable[[], None]:
         return _watched(settings.model.answer_timeout_s, put_down)
 
-    with running_workflows(settings, life, Stage.ANALYSE, engine=engine, watch=watch):
+    with running_workflows(settings, life, Stage.ANALYSE, engine_for=engine_for, watch=watch):
         life.ready()
         life.stop.wait()
+
+
+class HotEngine:
+    """The engine that was asked for last, kept loaded; memory holds one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._checkpoint = ""
+        self._engine: Engine | None = None
+
+    def engine_for(self, checkpoint: str) -> Engine:
+        """The engine of a checkpoint by name, "" for the configured one. Raises CheckpointInvalid."""
+        model = self._settings.model
+        wanted = checkpoint or model.checkpoint
+        if self._engine is None or wanted != self._checkpoint:
+            self._engine = None  # the memory is free before the next model comes
+            started = time.monotonic()
+            self._engine = load_engine(
+                model.model_copy(update={"checkpoint": wanted}), self._settings.checkpoints_folder
+            )
+            self._checkpoint = wanted
+            log.info("model_loaded", extra={"checkpoint": wanted, "took_s": round(time.monotonic() - started, 2)})
+        return self._engine
 
 
 def _watched(timeout_s: float, put_down: Callable[[], None]) -> Callable[[], None]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from umit_pacs.durable_work import Stage, WorkStarter, executor_name, launch
 from umit_pacs.errors import RetryLater
@@ -16,8 +17,10 @@ from umit_pacs.settings import Settings
 from umit_pacs.store.database import open_catalogue
 from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.leases import heartbeat, remove_worker
-from umit_pacs.umit_model.engine import Engine
 from umit_pacs.vocabulary import load_templates
+
+if TYPE_CHECKING:  # the engine's module loads torch, which only a work process needs
+    from umit_pacs.umit_model.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ def running_workflows(
     life: Lifecycle,
     stage: Stage,
     *,
-    engine: Engine | None = None,
+    engine_for: Callable[[str], Engine] | None = None,
     watch: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
 ) -> Iterator[Tools]:
     """Run the workflows of one stage in this process until the block ends, then let the studies in hand end.
@@ -70,8 +73,8 @@ def running_workflows(
         files=PayloadFiles(settings.store.folder),
         starter=WorkStarter(settings.workflow_url),
         worker=executor_name(life.process),
-        engine=engine,
         templates=load_templates(settings.compose.templates_folder),
+        engine_for=engine_for,
         on_study=in_hand.take if watch is None else lambda: watch(in_hand.take()),
     )
     heartbeat(tools.catalogue, tools.worker, settings.serve.lease_s)

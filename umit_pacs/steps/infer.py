@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from umit_pacs.handoffs import (
     Abstention,
@@ -20,9 +21,11 @@ from umit_pacs.handoffs import (
     TaskResult,
 )
 from umit_pacs.pixels.coordinates import box_in_source, to_source_px
-from umit_pacs.umit_model.engine import Engine
 from umit_pacs.umit_model.model_answer import ModelAnswer, ModelRegion
 from umit_pacs.vocabulary import TemplateLibrary
+
+if TYPE_CHECKING:  # the engine's module loads torch, which only a work process needs
+    from umit_pacs.umit_model.engine import Engine
 
 
 def infer(

@@ -100,13 +100,15 @@ class StudyKind:
 
     @cached_property
     def _patients_by_heart(self) -> tuple[tuple[ProjectedPatient, ...], tuple[ProjectedPatient, ...]]:
-        clear = [patient for patient in self.radiographs if is_heart_clear(patient)]
+        """Patients with a usual and with an enlarged heart, without those on the border."""
+        clear = [patient for patient in self.radiographs if is_heart_clear(patient)] or list(self.radiographs)
         enlarged = tuple(patient for patient in clear if is_heart_enlarged(patient))
-        return tuple(patient for patient in clear if not is_heart_enlarged(patient)), enlarged
+        usual = tuple(patient for patient in clear if not is_heart_enlarged(patient))
+        return usual or enlarged, enlarged or usual
 
     def _draw_radiograph(self, rng: np.random.Generator) -> Study:
         usual, enlarged = self._patients_by_heart
-        patients = enlarged if rng.random() < 0.3 or not usual else usual
+        patients = enlarged if rng.random() < 0.3 else usual
         values, truth = take_radiograph(patients[rng.integers(len(patients))], rng, edge_px=self.pixels.width)
         pixels, to_source = fit_image(grey_of_values(values, self.pixels.grey), self.pixels)
         return Study(images=pixels[None], truth=_moved(truth, to_source, (self.pixels.width, self.pixels.height)))

@@ -62,9 +62,9 @@ class TrainConfig:
     seed: int = 1
     bank: BankConfig = field(default_factory=BankConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    stage1: StageConfig = StageConfig(steps=1100, learning_rate=1e-3, matrix_learning_rate=2e-3)
-    stage2: StageConfig = StageConfig(steps=200, learning_rate=4e-4, matrix_learning_rate=7e-4, warm_up_steps=20)
-    adapter: StageConfig = StageConfig(steps=40, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
+    stage1: StageConfig = StageConfig(steps=900, learning_rate=1e-3, matrix_learning_rate=2e-3)
+    stage2: StageConfig = StageConfig(steps=150, learning_rate=4e-4, matrix_learning_rate=7e-4, warm_up_steps=20)
+    adapter: StageConfig = StageConfig(steps=30, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
     radiographs_per_step: int = 16
     cts_per_step: int = 4
     #: every n-th step is a CT step

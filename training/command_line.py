@@ -1,0 +1,201 @@
+"""`python -m training`: from nothing to a checkpoint, in steps that can each be broken off and run again."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib as mpl
+import numpy as np
+import torch
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from training.anatomy import AnatomyMissing, load_anatomy
+from training.bank import KINDS, SPLITS, BankConfig, render_bank
+from training.evaluate import EvaluationConfig
+from training.export import calibrate_and_evaluate, export
+from training.model import ModelConfig
+from training.studies import open_kind
+from training.train import LOG_FILE, StageConfig, TrainConfig, Workbench, set_up, train_adapters, train_stages
+from training.warping import Sampler
+from umit_pacs.handoffs import Task
+from umit_pacs.umit_model.checkpoint import SHIPPED_FOLDER, Manifest
+
+console = Console()
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Make the checkpoint umit-demo from simulated studies. `checkpoint` does everything; every step resumes.",
+)
+
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of the bank and of the run.")]
+Tiny = Annotated[bool, typer.Option("--tiny", help="A few patients and steps: proves the path, learns nothing.")]
+Target = Annotated[Path, typer.Option("--target", help="Checkpoint folder to write.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the checkpoint.")]
+Version = Annotated[str, typer.Option("--version", help="Version of the checkpoint.")]
+
+_RUNS = Path("runs")
+_SHIPPED = SHIPPED_FOLDER / "umit-demo"
+
+
+def full_config() -> TrainConfig:
+    """What the shipped checkpoint was made with."""
+    return TrainConfig()
+
+
+def tiny_config() -> TrainConfig:
+    """The same path in under a minute on one core."""
+    return TrainConfig(
+        bank=BankConfig(radiograph_train=4, radiograph_held_out=4, ct_train=2, ct_held_out=2, shard=4),
+        model=ModelConfig(
+            vision_width=64, vision_layers=1, vision_heads=2, width=64, layers=1, heads=2, inner_width=128
+        ),
+        stage1=StageConfig(steps=8, learning_rate=3e-3, matrix_learning_rate=6e-3, warm_up_steps=2),
+        stage2=StageConfig(steps=3, learning_rate=1e-3, matrix_learning_rate=2e-3, warm_up_steps=1),
+        adapter=StageConfig(steps=2, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=1),
+        radiographs_per_step=4,
+        cts_per_step=1,
+    )
+
+
+@app.command()
+def bank(runs: Runs = _RUNS, tiny: Tiny = False) -> None:
+    """Render the simulated patients that are not in the bank yet."""
+    config = _config(tiny)
+    total = sum(config.bank.patients(kind, split) for kind in KINDS for split in SPLITS)
+    with _progress("patients", total) as step:
+        render_bank(config.bank, _bank_folder(runs, tiny), lambda: Sampler(load_anatomy()), on_patient=lambda: step(""))
+
+
+@app.command()
+def train(runs: Runs = _RUNS, tiny: Tiny = False) -> None:
+    """Run the two stages and the adapters, or go on with them."""
+    bench = _bench(runs, tiny)
+    config = bench.config
+    with _progress("steps", config.stage1.steps + config.stage2.steps) as step:
+        train_stages(bench, on_step=lambda stage, _, loss: step(f"{stage} loss {loss:.2f}"))
+    with _progress("steps", config.adapter.steps * len(Task)) as step:
+        train_adapters(bench, on_step=lambda stage, _, loss: step(f"{stage} loss {loss:.2f}"))
+    plot_log(bench.folder)
+
+
+@app.command("export")
+def export_command(
+    runs: Runs = _RUNS, tiny: Tiny = False, target: Target = _SHIPPED, name: Name = "umit-demo", version: Version = "1"
+) -> None:
+    """Write the trained run as a checkpoint folder, without figures."""
+    bench = _bench(runs, tiny)
+    train_stages(bench, on_step=lambda *_: None)  # a finished run only restores its weights
+    export(bench, target, name=name, version=version)
+    console.print(f"written: {target}")
+
+
+@app.command()
+def evaluate(
+    runs: Runs = _RUNS,
+    tiny: Tiny = False,
+    target: Target = _SHIPPED,
+    radiographs: Annotated[int, typer.Option(help="Radiographs to calibrate on, and as many to test on.")] = 60,
+    cts: Annotated[int, typer.Option(help="CT volumes to calibrate on, and as many to test on.")] = 30,
+) -> None:
+    """Calibrate the checkpoint folder on held-out patients, measure it on others, write both into its manifest."""
+    kinds = [open_kind(kind, "held_out", _bank_folder(runs, tiny)) for kind in KINDS]
+    config = EvaluationConfig(radiographs=radiographs, cts=cts)
+    with _progress("studies", 2 * (radiographs + cts)) as step:
+        manifest = calibrate_and_evaluate(target, kinds, config, on_study=lambda: step(""))
+    _print_figures(manifest)
+
+
+@app.command()
+def checkpoint(
+    runs: Runs = _RUNS, tiny: Tiny = False, target: Target = _SHIPPED, name: Name = "umit-demo", version: Version = "1"
+) -> None:
+    """Do everything: bank, training, export, calibration and figures."""
+    bank(runs, tiny)
+    train(runs, tiny)
+    export_command(runs, tiny, target, name, version)
+    evaluate(runs, tiny, target, *((4, 2) if tiny else (60, 30)))
+
+
+def _config(tiny: bool) -> TrainConfig:
+    return tiny_config() if tiny else full_config()
+
+
+def _bank_folder(runs: Path, tiny: bool) -> Path:
+    return runs / ("bank-tiny" if tiny else "bank")
+
+
+def _bench(runs: Path, tiny: bool) -> Workbench:
+    torch.set_num_threads(1)  # two threads on shared cores are slower than one
+    return set_up(_config(tiny), _bank_folder(runs, tiny), runs / ("umit-tiny" if tiny else "umit-demo"))
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar with the time left; yields what moves it on by one."""
+    columns = (
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(what),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=total)
+
+        def step(text: str) -> None:
+            progress.update(task, advance=1, description=text)
+
+        yield step
+
+
+def plot_log(folder: Path) -> Path:
+    """log.png: loss and share of right answer tokens over the steps of both stages."""
+    mpl.use("Agg")
+    rows = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row["stage"].startswith("stage")]
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, 2), ("loss", "right"), strict=True):
+        for kind in KINDS:
+            points = [(index, row[key]) for index, row in enumerate(rows) if row["kind"] == kind]
+            if points:
+                steps, values = np.array(points).T
+                width = min(20, len(values))
+                mean = np.convolve(values, np.ones(width) / width, mode="valid")
+                axes.plot(steps[width - 1 :], mean, label=kind)
+        axes.set_xlabel("step")
+        axes.set_title({"loss": "loss of the answers", "right": "answer tokens predicted rightly"}[key])
+        axes.legend()
+    path = folder / "log.png"
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _print_figures(manifest: Manifest) -> None:
+    table = Table("task", "measure", "value", "95 %", "n", "on")
+    for figure in manifest.evaluation:
+        interval = "" if figure.low is None else f"{figure.low:.2f}-{figure.high:.2f}"
+        value = f"{figure.value:.3f}"
+        table.add_row(figure.task, figure.metric, value, interval, str(figure.samples), figure.data)
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command; what is missing becomes one clear line."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    try:
+        app()
+    except (AnatomyMissing, ValueError) as exc:
+        console.print(f"[bold red]{exc}[/]", highlight=False)
+        sys.exit(1)

@@ -100,7 +100,7 @@ def assert_one_patient(instances: Iterable[StoredInstance], files: PayloadFiles)
     """Raise InconsistentStudy, reason two_patients, when two headers contradict each other about whom they show.
 
     A header that cannot be read says nothing; `route` and `prepare` keep its instance out. Raises StudyUnusable, reason
-    file_missing, when the file of an instance is gone.
+    stored_file_missing, when the file of an instance is gone.
     """
     known: dict[str, tuple[str, StoredInstance]] = {}
     for instance in instances:
@@ -109,7 +109,7 @@ def assert_one_patient(instances: Iterable[StoredInstance], files: PayloadFiles)
         except UndecodablePixels:
             continue
         except FileNotFoundError as exc:
-            raise StudyUnusable("a stored file is gone", reason="file_missing") from exc
+            raise StudyUnusable("a stored file is gone", reason="stored_file_missing") from exc
         for keyword in _IDENTITY:
             value = _identity(header, keyword)
             if value and known.setdefault(keyword, (value, instance))[0] != value:

@@ -44,6 +44,8 @@ class Delivery:
     last_status: str
     detail: str
     created_at: datetime
+    #: last attempt or change.
+    changed_at: datetime
     #: None: at once.
     next_attempt_at: datetime | None
     sent_at: datetime | None
@@ -149,6 +151,7 @@ def change_delivery(
         if before is not after:
             require_transition(DELIVERY_TRANSITIONS, before, after)
             _enter(row, after, now)
+        row.changed_at = now
         row.attempts += attempts_delta
         row.last_status = status or row.last_status
         row.detail = detail
@@ -257,6 +260,7 @@ def _planned(input_set_id: str, sop_instance_uid: str, peer: str, now: datetime)
         "last_status": "",
         "detail": "",
         "created_at": now,
+        "changed_at": now,
         "next_attempt_at": None,
         "sent_at": None,
         "confirmed_at": None,
@@ -288,6 +292,7 @@ def _delivery(row: DeliveryRow, result: ResultObjectRow, study_instance_uid: str
         last_status=row.last_status,
         detail=row.detail,
         created_at=row.created_at,
+        changed_at=row.changed_at,
         next_attempt_at=row.next_attempt_at,
         sent_at=row.sent_at,
         confirmed_at=row.confirmed_at,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from umit_pacs.handoffs import CompletionReason, Findings, ResultObject, RoutingDecision
@@ -141,16 +141,27 @@ def story(catalogue: Catalogue, study_uid: str) -> StudyStory | None:
         )
 
 
-def study_summaries(catalogue: Catalogue, limit: int = 50) -> tuple[StudySummary, ...]:
-    """The studies that something came for last, the latest first."""
+def study_summaries(
+    catalogue: Catalogue, limit: int = 50, *, state: InputSetState | None = None
+) -> tuple[StudySummary, ...]:
+    """The studies that something came for last, the latest first; `state`: only those whose newest set is in it."""
     last = func.max(Instance.received_at)
+    statement = (
+        select(Instance.study_instance_uid, func.count(), func.min(Instance.received_at), last)
+        .group_by(Instance.study_instance_uid)
+        .order_by(last.desc())
+        .limit(limit)
+    )
+    if state is not None:
+        newest = select(InputSetRow.study_instance_uid, func.max(InputSetRow.generation)).group_by(
+            InputSetRow.study_instance_uid
+        )
+        in_state = select(InputSetRow.study_instance_uid).where(
+            InputSetRow.state == state, tuple_(InputSetRow.study_instance_uid, InputSetRow.generation).in_(newest)
+        )
+        statement = statement.where(Instance.study_instance_uid.in_(in_state))
     with catalogue.reading() as session:
-        rows = session.execute(
-            select(Instance.study_instance_uid, func.count(), func.min(Instance.received_at), last)
-            .group_by(Instance.study_instance_uid)
-            .order_by(last.desc())
-            .limit(limit)
-        ).all()
+        rows = session.execute(statement).all()
         return tuple(_summary(session, *row) for row in rows)
 
 
@@ -158,6 +169,13 @@ def count_states(catalogue: Catalogue) -> dict[InputSetState, int]:
     """How many input sets are in each state; superseded ones count too."""
     with catalogue.reading() as session:
         rows = session.execute(select(InputSetRow.state, func.count()).group_by(InputSetRow.state))
+        return dict(rows.all())
+
+
+def count_delivery_states(catalogue: Catalogue) -> dict[DeliveryState, int]:
+    """How many deliveries are in each state."""
+    with catalogue.reading() as session:
+        rows = session.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state))
         return dict(rows.all())
 
 

@@ -266,6 +266,7 @@ class DeliveryRow(Table):
     last_status: Mapped[Name] = mapped_column(comment="DIMSE status or word of the last attempt")
     detail: Mapped[Words]
     created_at: Mapped[Time]
+    changed_at: Mapped[Time] = mapped_column(comment="last attempt or change")
     next_attempt_at: Mapped[Time | None] = mapped_column(comment="null: at once")
     sent_at: Mapped[Time | None]
     confirmed_at: Mapped[Time | None]

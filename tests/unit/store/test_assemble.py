@@ -361,7 +361,7 @@ def test_a_file_that_is_gone_fails_the_study_and_no_other(ward):
     ward.send(1, study="2.25.2")
     (made,) = ward.assemble(10)
     assert made.study_instance_uid == "2.25.2"
-    assert _state(ward.catalogue, "2.25.1") == (InputSetState.FAILED, "file_missing")
+    assert _state(ward.catalogue, "2.25.1") == (InputSetState.FAILED, "stored_file_missing")
 
 
 def test_the_check_for_one_patient_says_what_is_wrong(ward):

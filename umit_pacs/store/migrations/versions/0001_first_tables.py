@@ -339,6 +339,7 @@ def upgrade() -> None:
         ),
         sa.Column("detail", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False, comment="last attempt or change"),
         sa.Column("next_attempt_at", sa.DateTime(timezone=True), nullable=True, comment="null: at once"),
         sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("confirmed_at", sa.DateTime(timezone=True), nullable=True),

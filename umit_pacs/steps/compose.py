@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -169,16 +170,20 @@ _COMPOSERS: dict[ObjectKind, Callable[[_Composition], tuple[Dataset, ...]]] = {
 
 def _store(ds: Dataset, kind: ObjectKind, number: int, work: _Composition) -> ResultObject:
     """Check the object, then keep its file; bytes that an earlier run kept stay as they are."""
-    relative_path = f"results/{work.input_set.input_set_id}/{kind}-{number}.dcm"
     try:
         content = encode(ds)
     except (ValueError, TypeError) as exc:
         raise ResultInvalid(f"the {kind} cannot be encoded ({type(exc).__name__})") from exc
     _check(content, work)
+    relative_path = _path_of(ds, kind, number, work)
     try:
         sha256, size_bytes = work.files.write_durably(relative_path, [content])
     except FileExistsError:
-        sha256, size_bytes = _keep_earlier(ds, relative_path, work)
+        # An earlier attempt wrote it, perhaps another version of this program; it may have been sent already.
+        content = work.files.path(relative_path).read_bytes()
+        _check(content, work)
+        logger.info("result_kept", extra={"input_set_id": work.input_set.input_set_id, "kind": kind})
+        sha256, size_bytes = work.files.write_durably(relative_path, [content])
     return ResultObject(
         sop_instance_uid=InstanceUID(str(ds.SOPInstanceUID)),
         sop_class_uid=str(ds.SOPClassUID),
@@ -198,17 +203,14 @@ def _check(content: bytes, work: _Composition) -> None:
     )
 
 
-def _keep_earlier(ds: Dataset, relative_path: str, work: _Composition) -> tuple[str, int]:
-    """The file that an earlier attempt wrote, perhaps another version of this program: it may have been sent already.
-
-    Raises ResultInvalid when it is another object.
-    """
-    content = work.files.path(relative_path).read_bytes()
-    _check(content, work)
-    if read_header(work.files.path(relative_path)).get("SOPInstanceUID") != ds.SOPInstanceUID:
-        raise ResultInvalid("another object stands in its place")
-    logger.info("result_kept", extra={"path": relative_path})
-    return work.files.write_durably(relative_path, [content])
+def _path_of(ds: Dataset, kind: ObjectKind, number: int, work: _Composition) -> str:
+    """The place of an object; one of its own when the same images gave another object there, by other rules say."""
+    path = f"results/{work.input_set.input_set_id}/{kind}-{number}.dcm"
+    existing = work.files.path(path)
+    if not existing.exists() or read_header(existing).get("SOPInstanceUID") == ds.SOPInstanceUID:
+        return path
+    mark = hashlib.sha256(str(ds.SOPInstanceUID).encode("ascii")).hexdigest()[:12]
+    return f"results/{work.input_set.input_set_id}/{kind}-{number}.{mark}.dcm"
 
 
 def _source_study(input_set: InputSet, findings: Findings, files: PayloadFiles) -> SourceStudy:

@@ -45,8 +45,8 @@ def require_matching_codestream(frame: bytes, *, syntax: UID, rows: int, columns
             f"{size.rows}x{size.columns}x{size.components}",
             reason="pixel_size_lie",
         )
-    # Fragments are padded to even length (PS3.5 A.4); some writers pad with more than one zero.
-    if not frame.rstrip(b"\x00").endswith(_END):
+    # Fragments are padded to even length (PS3.5 A.4): with zero, by some writers with more, by some with 0xFF.
+    if not frame.rstrip(b"\x00\xff").endswith(_END):
         raise UndecodablePixels("the compressed frame ends too early", reason="truncated_pixel_data")
 
 

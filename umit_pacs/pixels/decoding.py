@@ -22,6 +22,7 @@ from umit_pacs.errors import UndecodablePixels
 from umit_pacs.pixels.attributes import value, whole_number
 from umit_pacs.pixels.budget import pixels_announced, require_decodable
 from umit_pacs.pixels.codestreams import require_matching_codestream
+from umit_pacs.pixels.extended_jpeg import register
 from umit_pacs.pixels.frames import frame_count
 from umit_pacs.pixels.headers import MAXIMUM_HEADER_BYTES, inflate, locate_pixels
 
@@ -43,6 +44,8 @@ _DECODER_ERRORS = (
 _EXPLICIT_HEAD_BYTES = 12
 _IMPLICIT_HEAD_BYTES = 8
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+
+register()
 
 
 def stored_frames(

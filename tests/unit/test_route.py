@@ -1,13 +1,20 @@
 """route: facts from real headers, what is kept out, and the orders that come of an action."""
 
 import hashlib
+import warnings
 from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import MultiFrameGrayscaleByteSecondaryCaptureImageStorage
 
 from tests.phantoms import Study, chest_like_ct, coronal_grid, write_cr_image, write_ct_series, write_mr_series
@@ -26,11 +33,20 @@ from umit_pacs.handoffs import (
     Task,
 )
 from umit_pacs.result_objects.provenance import MANUFACTURER
-from umit_pacs.routing.facts import facts_from_text
+from umit_pacs.routing.facts import facts_from_text, facts_to_text
+from umit_pacs.routing.fields import FIELDS
 from umit_pacs.routing.header_facts import SeriesHeaders, study_facts
 from umit_pacs.routing.rules import Question, RuleSet
 from umit_pacs.routing.rules_text import default_rules_text, parse_rules
-from umit_pacs.steps.route import OWN_MANUFACTURER, decide_about, name_destinations, read_facts, route, seed_rules
+from umit_pacs.steps.route import (
+    OWN_MANUFACTURER,
+    decide_about,
+    facts_of,
+    name_destinations,
+    read_facts,
+    route,
+    seed_rules,
+)
 from umit_pacs.store.database import migrate, open_catalogue
 from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.payload import from_json, to_json
@@ -333,6 +349,39 @@ def test_malformed_values_count_as_absent(tmp_path, study):
     assert "ProtocolName" not in values
     assert len(str(values["SeriesDescription"][0])) == 256
     assert "calling_ae_title" not in facts.values
+
+
+ASKED_ATTRIBUTES = (
+    *(name for name in FIELDS if name[0].isupper()),
+    *("PatientAge", "PatientBirthDate", "StudyDate", "SliceThickness", "SeriesNumber"),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(ASKED_ATTRIBUTES), st.binary(max_size=40), max_size=12))
+def test_facts_come_of_any_bytes_and_are_decided_about(values):
+    header = Dataset()
+    for keyword, value in values.items():
+        tag = Tag(keyword)
+        header[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+    with warnings.catch_warnings(action="ignore"):
+        facts = study_facts(
+            {SeriesUID("1.2"): SeriesHeaders(headers=[header])}, calling_ae_title="A", called_ae_title="B"
+        )
+    assert facts_from_text(facts_to_text(facts)) == facts
+    decide_about(facts, DEFAULTS)
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "Columns", "BitsAllocated"])
+def test_a_number_of_odd_length_keeps_the_series_out_and_harms_nothing(tmp_path, study, keyword):
+    def damage(ds):
+        tag = Tag(keyword)
+        ds[tag] = RawDataElement(tag, "US", 3, b"\0\1\2", 0, False, True)
+
+    header = dcmread(write_cr_image(tmp_path, GREY, study=study), stop_before_pixels=True)
+    damage(header)
+    facts = facts_of({SeriesUID("1.2"): [header]})
+    assert facts.series[0].kept_out == ("" if keyword == "BitsAllocated" else "no_pixels")
 
 
 def test_the_order_of_the_instances_does_not_matter(tmp_path, study):

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 
 #: functional group macro that holds an attribute in an enhanced object (PS3.3 C.7.6.16.2 and the enhanced IODs).
 FUNCTIONAL_GROUPS = {
@@ -34,7 +35,16 @@ FUNCTIONAL_GROUPS = {
     "NominalCardiacTriggerDelayTime": ("CardiacSynchronizationSequence",),
 }
 
-_UNREADABLE = (ValueError, TypeError, OverflowError, NotImplementedError, AttributeError, KeyError, IndexError)
+_UNREADABLE = (
+    BytesLengthException,
+    ValueError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+    AttributeError,
+    KeyError,
+    IndexError,
+)
 
 
 def value(dataset: Dataset, keyword: str) -> Any:

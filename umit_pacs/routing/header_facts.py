@@ -14,12 +14,23 @@ from datetime import date
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 
 from umit_pacs.handoffs import SeriesUID
 from umit_pacs.routing.facts import SeriesFacts, StudyFacts, Value, Values
 from umit_pacs.routing.fields import FIELDS, Kind, Scope
 
+#: pydicom converts a value when it is asked for, and reports what it cannot convert by any of these
+_UNREADABLE = (
+    BytesLengthException,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+)
 #: longest text and most values of one attribute that are kept; descriptions have 64 characters (PS3.5 6.2)
 MAXIMUM_CHARACTERS = 256
 MAXIMUM_VALUES = 32
@@ -129,8 +140,7 @@ def _attributes(header: Dataset, scope: Scope) -> Values:
 def _items(header: Dataset, keyword: str) -> Iterable[Any]:
     try:
         value = header.get(keyword)
-    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, NotImplementedError):
-        # pydicom converts a value when it is asked for, and reports what it cannot convert by any of these.
+    except _UNREADABLE:
         return ()
     if value is None:
         return ()

@@ -153,17 +153,10 @@ def decide_by_rules(input_set_id: str) -> None:
     if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ASSEMBLED:
         return
     published = current_rules(tools.catalogue)
-    rules = parse_rules(
-        published.text if published else "", source=f"rules version {published.version if published else 0}"
-    )
+    version, text = (published.version, published.text) if published is not None else (0, "")
+    rules = parse_rules(text, source=f"rules version {version}")
     input_set = studies.input_set(tools.catalogue, input_set_id)
-    decision = route(
-        input_set,
-        rules,
-        published.version if published else 0,
-        tools.files,
-        tools.templates,
-    )
+    decision = route(input_set, rules, version, tools.files, tools.templates)
     decision = results.record_decision(tools.catalogue, name_destinations(tools.catalogue, decision, input_set))
     if decision.orders:
         change_state(tools.catalogue, input_set_id, InputSetState.ROUTED, reason=decision.rule or "")

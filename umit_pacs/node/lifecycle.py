@@ -12,7 +12,6 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import FrameType
 
-from umit_pacs.durable_work import prepare_workflow_database
 from umit_pacs.logs import configure_logging, log_uncaught
 from umit_pacs.settings import Settings
 from umit_pacs.store.database import migrate
@@ -33,7 +32,7 @@ class Lifecycle:
 
     @classmethod
     def begin(cls, settings: Settings, process: str, supervisor: Connection | None = None) -> Lifecycle:
-        """Set up logging, signals and databases of this process; to be called in its main thread.
+        """Set up logging, signals and catalogue of this process; to be called in its main thread.
 
         Under a supervisor Ctrl-C, which the terminal sends to both, is left to the supervisor, and its death ends this
         process too: an orphan would hold the port and the work of the one that is started next.
@@ -45,7 +44,7 @@ class Lifecycle:
         signal.signal(signal.SIGINT, life._on_signal if supervisor is None else signal.SIG_IGN)
         if supervisor is not None:
             threading.Thread(target=life._follow_supervisor, name="follow-supervisor", daemon=True).start()
-        prepare_databases(settings)
+        prepare_catalogue(settings)
         log.info("process_started", extra={"pid": os.getpid()})
         return life
 
@@ -73,11 +72,10 @@ class Lifecycle:
             self.stop.set()
 
 
-def prepare_databases(settings: Settings) -> None:
-    """Bring catalogue and workflow database to this version; safe when several processes do it at once."""
+def prepare_catalogue(settings: Settings) -> None:
+    """Bring the catalogue to this version; safe when several processes do it at once."""
     settings.store.folder.mkdir(parents=True, exist_ok=True)
     migrate(settings.catalogue_url)
-    prepare_workflow_database(settings.workflow_url)
 
 
 def every(pause_s: float, stop: threading.Event, act: Callable[[], None], *, name: str) -> threading.Thread:

@@ -7,14 +7,17 @@ import logging
 import multiprocessing
 import signal
 import socket
+import sys
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from umit_pacs.logs import configure_logging
-from umit_pacs.node.lifecycle import READY, prepare_databases
+from umit_pacs.node.lifecycle import READY, prepare_catalogue
 from umit_pacs.settings import ServeSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -57,7 +60,7 @@ def plans(settings: Settings) -> tuple[ProcessPlan, ...]:
 def serve(settings: Settings, processes: Sequence[ProcessPlan] | None = None) -> int:
     """Run receive, work, deliver and schedule until SIGTERM or SIGINT; the exit status for the shell."""
     configure_logging(settings.serve.log_format, settings.serve.log_level, "serve")
-    prepare_databases(settings)
+    prepare_catalogue(settings)
     return Supervisor(settings, processes if processes is not None else plans(settings)).run()
 
 
@@ -138,7 +141,8 @@ class _Child:
         self._process = _spawn.Process(
             target=run_child, args=(self.plan, self._settings, child_end), name=self.plan.name
         )
-        self._process.start()
+        with _without_main_module():
+            self._process.start()
         child_end.close()
         self._started_at = time.monotonic()
         log.info("process_spawned", extra={"child": self.plan.name, "child_pid": self._process.pid})
@@ -193,6 +197,17 @@ def restart_pause_s(serve_settings: ServeSettings, crashes: int) -> float:
     """The pause before the next start after `crashes` ends in a row."""
     doubled = serve_settings.restart_pause_s * 2.0 ** min(crashes - 1, 30)
     return min(doubled, serve_settings.longest_restart_pause_s)
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep a spawned process from importing this process's main module again: it would hold the whole command line."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def run_child(plan: ProcessPlan, settings: Settings, supervisor: Connection) -> None:

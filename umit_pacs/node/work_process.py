@@ -8,12 +8,15 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from umit_pacs.durable_work import Stage
 from umit_pacs.node.lifecycle import Lifecycle
 from umit_pacs.node.workflows import running_workflows
 from umit_pacs.settings import Settings
-from umit_pacs.umit_model.engine import Engine, load_engine
+
+if TYPE_CHECKING:
+    from umit_pacs.umit_model.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ class HotEngine:
 
     def engine_for(self, checkpoint: str) -> Engine:
         """The engine of a checkpoint by name, "" for the configured one. Raises CheckpointInvalid."""
+        from umit_pacs.umit_model.engine import load_engine  # noqa: PLC0415 (torch is loaded only when a model is)
+
         model = self._settings.model
         wanted = checkpoint or model.checkpoint
         if self._engine is None or wanted != self._checkpoint:

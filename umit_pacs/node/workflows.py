@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from umit_pacs.durable_work import Stage, WorkStarter, executor_name, launch
+from umit_pacs.durable_work import Stage, WorkStarter, executor_name, launch, prepare_workflow_database
 from umit_pacs.errors import RetryLater
 from umit_pacs.node.lifecycle import Lifecycle, every
 from umit_pacs.pipeline import Tools, equip
@@ -66,6 +66,7 @@ def running_workflows(
     Those that do not end within `shutdown_grace_s` go back into their queue. Leaving the block ends the process.
     watch: wraps what is called when a study is put down, for the watchdog.
     """
+    prepare_workflow_database(settings.workflow_url)
     in_hand = StudiesInHand()
     tools = Tools(
         settings=settings,

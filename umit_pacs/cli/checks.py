@@ -17,6 +17,8 @@ from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.query import echo
 from umit_pacs.dicom_network.sender import refused_classes
 from umit_pacs.errors import UmitPacsError
+from umit_pacs.handoffs import Language
+from umit_pacs.result_objects.fonts import find_fonts
 from umit_pacs.settings import Settings
 from umit_pacs.store.database import open_catalogue
 from umit_pacs.store.peers import Peer, peers
@@ -223,3 +225,13 @@ def check_checkpoint(settings: Settings) -> Iterator[Finding]:
             detail=f"none; the model runs on {os.cpu_count()} CPU cores",
             way_out="Install the driver, or set model.device to auto." if is_wanted else "",
         )
+
+
+def check_font(settings: Settings) -> Iterator[Finding]:
+    """A font that can draw Chinese drafts."""
+    try:
+        find_fonts(Language.CHINESE, settings.compose.font)
+    except UmitPacsError as exc:
+        yield Finding(check="font", is_ok=False, detail=exc.detail, way_out="Needed for drafts in Chinese only.")
+    else:
+        yield Finding(check="font", is_ok=True, detail="Chinese drafts can be drawn")

@@ -217,7 +217,7 @@ class DemoNode:
                 stories = tuple(story(catalogue, StudyUID(sample.study_instance_uid)) for sample in samples)
                 ended = [_show_state(progress, lines[s], s, told) for s, told in zip(samples, stories, strict=True)]
                 if all(ended):
-                    return stories
+                    return tuple(told for told in stories if told is not None)
                 time.sleep(0.25)
         raise PeerUnavailable(
             f"not every draft was confirmed within {DEMO_LIMIT_S:.0f} s; see {self.folder / 'node.log'}"

@@ -133,7 +133,7 @@ def find_studies(paths: Iterable[Path]) -> tuple[OfflineStudy, ...]:
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    for path in paths:
+    for path in (given.resolve() for given in paths):
         yield from sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else (path,)
 
 

@@ -67,7 +67,9 @@ def locate_pixels(path: Path) -> tuple[Dataset, int]:
     except FileNotFoundError:
         raise
     except (OSError, EOFError, ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as exc:
-        # pydicom reports what it cannot parse by any of these.
+        # pydicom reports what it cannot parse by any of these, the end of the stack among them.
+        if isinstance(exc.__context__, RecursionError):
+            raise _too_deep() from exc
         detail = f"the header cannot be read ({type(exc).__name__})"
         raise UndecodablePixels(detail, reason="unreadable_header") from exc
     return header, offset

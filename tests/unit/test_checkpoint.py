@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -20,6 +22,7 @@ from umit_pacs.umit_model.checkpoint import (
     Manifest,
     Threshold,
     checkpoints_here,
+    find_checkpoint,
     identity_sha256,
     read_manifest,
     verify,
@@ -142,6 +145,20 @@ def test_thresholds_are_found_by_finding_then_task_then_even_odds():
     assert (profile.threshold("nodule"), profile.threshold("pneumothorax")) == (own, general)
     with pytest.raises(ValidationError):
         Threshold(present_from=0.2, absent_below=0.4)
+
+
+def test_looking_at_checkpoints_loads_no_model_library():
+    code = (
+        "import sys, umit_pacs.umit_model.checkpoint, umit_pacs.umit_model.install; "
+        "sys.exit(bool({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "nowhere", "./nowhere"])
+def test_a_checkpoint_that_is_not_here_is_named(name, tmp_path):
+    with pytest.raises(CheckpointInvalid, match="no checkpoint"):
+        find_checkpoint(name, tmp_path)
 
 
 # --- install -----------------------------------------------------------------------------------------------------

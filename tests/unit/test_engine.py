@@ -442,6 +442,18 @@ def test_a_checkpoint_is_found_by_path_and_by_name(tiny_folder, tmp_path):  # no
         find_checkpoint("nowhere", tmp_path)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("quantisation", ["none", "int8", "nf4"])
+def test_the_accelerator_answers_as_the_cpu_does(tiny_folder, tiny_engine, quantisation):  # noqa: F811
+    engine = load_engine(tiny_settings(tiny_folder, device="cuda", quantisation=quantisation), tiny_folder.parent)
+    assert engine.identity.device != "cpu"
+    answers = engine.answer(radiograph(), orders_for("DX"), TEMPLATES)
+    assert engine.answer(radiograph(), orders_for("DX"), TEMPLATES) == answers
+    if quantisation == "none":
+        expected = tiny_engine.answer(radiograph(), orders_for("DX"), TEMPLATES)
+        assert [answer.answer_text for answer in answers] == [answer.answer_text for answer in expected]
+
+
 # --- input check -------------------------------------------------------------------------------------------------
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import psutil
 from rich.table import Table
@@ -99,16 +98,13 @@ def task_set(template: SRTemplate, language: Language) -> list[TaskOrder]:
 
 def infer_table(row: InferTime) -> Table:
     table = Table("Figure", "Value", title=f"{row.checkpoint}, {row.quantisation}, on {row.device}")
-    units = {"_s": "s", "_mb": "MB"}
-    for name, value in asdict(row).items():
-        if isinstance(value, float):
-            unit = next((unit for ending, unit in units.items() if name.endswith(ending)), "")
-            table.add_row(name.removesuffix("_mb").removesuffix("_s").replace("_", " "), f"{value:.3g} {unit}")
+    table.add_row("load", f"{row.load_s:.2f} s")
+    table.add_row(f"first answer, {row.orders} orders", f"{row.first_s:.2f} s")
+    table.add_row("the same again", f"{row.whole_answer_s:.2f} s")
+    table.add_row("orders per second", f"{row.orders_per_s:.1f}")
+    table.add_row("report alone", f"{row.report_s:.2f} s")
+    table.add_row("resident memory", f"{row.resident_mb:.0f} MB")
     return table
-
-
-def as_facts(row: InferTime) -> dict[str, Any]:
-    return asdict(row)
 
 
 def _prepared_radiograph(engine: Engine, order: TaskOrder, settings: Settings) -> PreparedSeries:

@@ -199,7 +199,7 @@ def find_checkpoint(name: str, checkpoints_folder: Path) -> Path:
     if "/" in name or "\\" in name:
         candidates = [Path(name)]
     else:
-        candidates = [checkpoints_folder / name, SHIPPED_FOLDER / name]
+        candidates = [checkpoints_folder / name, SHIPPED_FOLDER / name] if name.strip(".") else []
     for folder in candidates:
         if folder.is_dir():
             return folder.resolve()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -161,7 +160,6 @@ def _require_nf4_widths(network: Qwen2VLForConditionalGeneration, folder: Path) 
 
 
 def _quiet_libraries() -> None:
-    # int8 layers log a line per call; loading shows bars. Neither belongs into the node's log.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Loading shows bars and advice; neither belongs into the node's log.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,6 +1,8 @@
 """`umit-pacs rules`, as typed."""
 
 import json
+import subprocess
+import sys
 from contextlib import closing
 
 import numpy as np
@@ -301,3 +303,22 @@ def test_replay_works_from_the_decision_when_the_files_are_gone(run, write, hist
         for instance in input_set.instances:
             files.path(instance.relative_path).unlink()
     assert facts_of(run("replay", "--file", write(EVERYTHING_HELD), "--json")) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "words"),
+    [
+        (EVERYTHING_HELD, 0, "1 rule, nothing wrong"),
+        ("rules = 3", 2, "rules: Input should be"),
+        (None, 2, "rules.toml"),
+    ],
+)
+def test_exit_status_and_one_clear_line_as_a_script_sees_them(tmp_path, content, status, words):
+    path = tmp_path / "rules.toml"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    command = [sys.executable, "-m", "umit_pacs", "rules", "check", str(path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == status
+    assert words in " ".join((done.stdout + done.stderr).split())
+    assert "Traceback" not in done.stderr

@@ -88,9 +88,13 @@ def add(
     if as_json:
         print_json(dataclasses.asdict(peer))
         return
-    console.print(f"Peer {name} is known: {peer.ae_title} at {peer.host}:{peer.port}.", markup=False)
+    console.print(f"Peer {name} is known: {peer.ae_title} at {peer.host}:{peer.port}.", markup=False, soft_wrap=True)
     console.print(f"  C-FIND: {_yes(peer.answers_query)}, storage commitment: {_yes(peer.answers_commitment)}")
-    console.print(f"  There, register {settings.listener.ae_title} with port {settings.listener.port}.", markup=False)
+    console.print(
+        f"  There, register {settings.listener.ae_title} with port {settings.listener.port}.",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def remove(name: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
@@ -108,7 +112,7 @@ def remove(name: NameArgument, config: ConfigOption = None, as_json: JSONOption 
     if as_json:
         print_json({"removed": name})
     else:
-        console.print(f"Peer {name} is removed.", markup=False)
+        console.print(f"Peer {name} is removed.", markup=False, soft_wrap=True)
 
 
 def echo(
@@ -170,6 +174,7 @@ def _with_what_it_offers(peer: Peer, settings: Settings, *, query: bool | None, 
         error_console.print(
             f"{exc.detail}. It is taken to answer neither C-FIND nor storage commitment unless you say so.",
             markup=False,
+            soft_wrap=True,
         )
         return peer
     return dataclasses.replace(

@@ -100,9 +100,9 @@ def check(
     if as_json:
         print_json({"file": str(file), "rules": len(rules.rules), "doubts": found})
         return
-    console.print(f"{file}: {_count(len(rules.rules), 'rule')}, nothing wrong.", markup=False)
+    console.print(f"{file}: {_count(len(rules.rules), 'rule')}, nothing wrong.", markup=False, soft_wrap=True)
     for doubt in found:
-        console.print(f"  but: {doubt}", markup=False)
+        console.print(f"  but: {doubt}", markup=False, soft_wrap=True)
 
 
 def try_on_files(
@@ -182,7 +182,7 @@ def publish(
     with opened(settings) as catalogue:
         version = publish_rules(catalogue, text, author or getpass.getuser(), comment)
     for doubt in doubts(rules):
-        error_console.print(f"but: {doubt}", markup=False)
+        error_console.print(f"but: {doubt}", markup=False, soft_wrap=True)
     _print_version(version, as_json)
 
 

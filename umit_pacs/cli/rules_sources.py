@@ -44,7 +44,7 @@ def _published(settings: Settings) -> PublishedRules | None:
         with opened(settings) as catalogue:
             return current_rules(catalogue)
     except InvalidConfiguration as exc:
-        error_console.print(exc.detail, markup=False)
+        error_console.print(exc.detail, markup=False, soft_wrap=True)
         return None
 
 
@@ -66,6 +66,6 @@ def known_names(settings: Settings) -> Known:
         with opened(settings) as catalogue:
             destinations = frozenset(peer.name for peer in peers(catalogue) if peer.receives_results)
     except InvalidConfiguration as exc:
-        error_console.print(f"Names of peers are not checked: {exc.detail}", markup=False)
+        error_console.print(f"Names of peers are not checked: {exc.detail}", markup=False, soft_wrap=True)
         return Known(templates=templates, checkpoints=checkpoints)
     return Known(templates=templates, destinations=destinations, checkpoints=checkpoints)

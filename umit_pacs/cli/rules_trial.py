@@ -31,7 +31,7 @@ def decide_about_files(
         try:
             header = read_header(path)
         except StudyUnusable as exc:
-            error_console.print(f"passed over {path}: {exc.reason}", markup=False)
+            error_console.print(f"passed over {path}: {exc.reason}", markup=False, soft_wrap=True)
             continue
         study, series = text(header, "StudyInstanceUID"), text(header, "SeriesInstanceUID")
         studies[StudyUID(study)][SeriesUID(series)].append(header)

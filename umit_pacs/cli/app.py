@@ -44,5 +44,5 @@ def main() -> None:
         app()
     except UmitPacsError as exc:
         error_console.print(f"[bold red]{exc.reason}[/]: ", end="")
-        error_console.print(exc.detail, markup=False, highlight=False)
+        error_console.print(exc.detail, markup=False, highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(exc, InvalidConfiguration) else 1)

@@ -36,10 +36,11 @@ class RunningReceiver:
     catalogue: Catalogue
     files: PayloadFiles
     settings: Settings
+    port: int
 
     @property
     def address(self) -> PeerAddress:
-        return PeerAddress(ae_title=AE_TITLE, host=LOOPBACK, port=self.receiver.port)
+        return PeerAddress(ae_title=AE_TITLE, host=LOOPBACK, port=self.port)
 
     def wait_for_rows(self, count: int) -> None:
         """Wait until the catalogue holds `count` instances."""
@@ -78,7 +79,9 @@ def running_receiver(
     receiver = Receiver(settings, catalogue, files)
     receiver.start()
     try:
-        yield RunningReceiver(receiver=receiver, catalogue=catalogue, files=files, settings=settings)
+        yield RunningReceiver(
+            receiver=receiver, catalogue=catalogue, files=files, settings=settings, port=receiver.port
+        )
     finally:
         receiver.stop(1.0)
         catalogue.close()

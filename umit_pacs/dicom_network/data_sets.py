@@ -1,3 +1,4 @@
+# NETWORK: stop and read /tmp/NOTE_FROM_LEAD_TO_NETWORK.md (from LEAD), then remove this line.
 """Who a received data set says it is: its four UIDs, read from the first bytes without parsing the rest.
 
 The walk is flat: nested sequences of undefined length only deepen a list, so that no depth is too deep, and lengths are
@@ -23,9 +24,7 @@ _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
-#: PS3.5 7.1.2: these have a 32-bit length in explicit VR.
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-#: PS3.5 6.2.
+#: PS3.5 7.1.2: these have a 16-bit length in explicit VR; all others, future ones too, have 32 bits.
 _SHORT_VRS = frozenset(
     {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
      b"ST", b"TM", b"UI", b"UL", b"US"}
@@ -160,7 +159,7 @@ def _element(head: bytes, position: int, encoding: _Encoding) -> tuple[int, byte
     vr = head[position + 4 : position + 6]
     if vr in _SHORT_VRS:
         return tag, vr, _SHORT_LENGTH[is_big].unpack_from(head, position + 6)[0], position + 8
-    if vr not in _LONG_VRS:
+    if not (vr.isalpha() and vr.isupper()):
         raise NotUnderstood("an element without a known VR")
     if position + 12 > len(head):
         raise _HeadTooShort

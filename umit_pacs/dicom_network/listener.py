@@ -1,8 +1,7 @@
-# NETWORK: stop and read /tmp/NOTE_FROM_LEAD_TO_NETWORK.md (from LEAD), then remove this line.
 """The DICOM listener: C-ECHO and C-STORE as SCP, storage commitment reports as SCU.
 
 pynetdicom's acceptor is not used here. It reads whatever length a peer announces, waits without a deadline inside a
-PDU, holds whole data sets in memory, and passes every message between two polling threads; see docs and the tests for
+PDU, holds whole data sets in memory, and passes every message between two polling threads; the tests show
 what this one does instead. Each association has one thread and one buffer.
 """
 
@@ -47,6 +46,7 @@ class Listener:
 
     @property
     def open_associations(self) -> int:
+        """Associations that are being served."""
         with self._lock:
             return len(self._running)
 
@@ -62,9 +62,10 @@ class Listener:
 
     def stop(self, grace_s: float) -> None:
         """Refuse new associations, let running ones end within `grace_s` seconds, abort the rest."""
-        if self._door is None:
+        door, self._door = self._door, None
+        if door is None:
             return
-        self._door.close()
+        door.close()
         deadline = time.monotonic() + grace_s
         for thread in self._threads():
             thread.join(max(deadline - time.monotonic(), 0.0))
@@ -106,5 +107,6 @@ class Listener:
             self._left(association.request)
 
     def _left(self, request: AssociationRequest) -> None:
-        if self._door is not None:
-            self._door.left(request.peer_host)
+        # The door is gone while the last associations end.
+        if (door := self._door) is not None:
+            door.left(request.peer_host)

@@ -61,6 +61,11 @@ class Receiver:
         """The TCP port that is listened on, once started."""
         return self._listener.port
 
+    @property
+    def open_associations(self) -> int:
+        """Associations that are being served."""
+        return self._listener.open_associations
+
     def start(self) -> None:
         """Record what a crashed receiver left behind, then listen.
 

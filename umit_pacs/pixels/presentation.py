@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.uid import ExplicitVRBigEndian
 
 from umit_pacs.errors import UndecodablePixels
 from umit_pacs.pixels.attributes import frame_value, number, text, value, whole_number, words
@@ -192,18 +192,28 @@ def _header_window(presentation: FramePresentation) -> GreyMapping | None:
 
 
 def _voi_lut_mapping(presentation: FramePresentation) -> GreyMapping | None:
-    """The first VOI LUT of the header (PS3.3 C.11.2.1.1); None when there is none, or a malformed one."""
+    """The first VOI LUT of the header (PS3.3 C.11.2.1.1); None when there is none, or a malformed one.
+
+    Read here, because pydicom's `apply_voi` counts the entries of an 8-bit table in 8 bits.
+    """
     items = value(presentation.header, "VOILUTSequence")
+    if not items:
+        return None
     try:
-        entries, first = items[0].LUTDescriptor[:2] if items else (0, 0)
-        if not items or not 0 <= entries <= _LUT_ENTRIES:
-            return None
-        ramp = np.arange(first, first + (entries or _LUT_ENTRIES), dtype=np.int64)
-        with warnings.catch_warnings(action="ignore"):
-            output = np.asarray(apply_voi(ramp, presentation.header), dtype=np.float64)
+        entries, first = (int(number_) for number_ in items[0].LUTDescriptor[:2])
+        entries = entries or _LUT_ENTRIES
+        output = _table_entries(items[0].LUTData, presentation.header)[:entries]
     except _MODULE_ERRORS:
         return None
-    if output.max() <= 0:
+    if len(output) < entries or output.max() <= 0:
         return None
     table = np.round(output / output.max() * 255).astype(np.uint8)
     return GreyMapping(curve=Curve.TABLE, low=float(first), table=table, recipe="VOI LUT")
+
+
+def _table_entries(found: Any, header: Dataset) -> NDArray[np.float64]:
+    """LUT Data as numbers: given as such (US), or as bytes of 16-bit words (OW)."""
+    if isinstance(found, bytes):
+        order = ">" if text(header.file_meta, "TransferSyntaxUID") == ExplicitVRBigEndian else "<"
+        return np.frombuffer(found[: len(found) // 2 * 2], f"{order}u2").astype(np.float64)
+    return np.atleast_1d(np.asarray(found, dtype=np.float64))

@@ -32,7 +32,7 @@ from umit_pacs.store.instances import instances_by_use, set_use, studies_waiting
 from umit_pacs.store.peer_counts import PeerCount, peer_count, record_peer_count
 from umit_pacs.store.peers import peers_with_ae_title
 from umit_pacs.store.results import own_uids
-from umit_pacs.store.studies import Failure, create_input_set, newest_input_set
+from umit_pacs.store.studies import TWO_PATIENTS, Failure, create_input_set, newest_input_set
 from umit_pacs.store.tables import InstanceUse
 
 #: (calling AE title, Study Instance UID) -> instances of the study at this peer, None when it cannot say.
@@ -113,7 +113,7 @@ def assert_one_patient(instances: Iterable[StoredInstance], files: PayloadFiles)
         for keyword in _IDENTITY:
             value = _identity(header, keyword)
             if value and known.setdefault(keyword, (value, instance))[0] != value:
-                raise InconsistentStudy(_difference(keyword, known[keyword][1], instance), reason="two_patients")
+                raise InconsistentStudy(_difference(keyword, known[keyword][1], instance), reason=TWO_PATIENTS)
 
 
 # --- which instances ---------------------------------------------------------------------------------------------

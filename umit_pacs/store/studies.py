@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
+from umit_pacs.errors import InconsistentStudy
 from umit_pacs.handoffs import InputSet, StudyUID
 from umit_pacs.states import INPUT_SET_TRANSITIONS, InputSetState, require_transition
 from umit_pacs.store.database import Catalogue, insert_new, utc_now
@@ -16,6 +17,9 @@ from umit_pacs.store.instances import mark_use, stored_instance
 from umit_pacs.store.tables import InputSetInstance, InputSetRow, Instance, InstanceUse, StateChangeRow
 
 log = logging.getLogger(__name__)
+
+#: reason of an input set whose headers name two patients; it never goes on.
+TWO_PATIENTS = "two_patients"
 
 
 class InputSetUnknown(LookupError):
@@ -104,7 +108,8 @@ def change_state(
     """Bring an input set to `after`, with a line in its history; returns the state before.
 
     The state that it is in already changes nothing, so that a step may run twice. Raises TransitionNotAllowed for a
-    change that `states` does not list.
+    change that `states` does not list, and InconsistentStudy when a set of two patients is to be taken up again: asking
+    again makes one patient of them for nobody.
     """
     with catalogue.writing() as session:
         row = _require_row(session, input_set_id)
@@ -112,6 +117,11 @@ def change_state(
         if before is after:
             return before
         require_transition(INPUT_SET_TRANSITIONS, before, after)
+        if row.reason == TWO_PATIENTS:
+            raise InconsistentStudy(
+                "two patients share the study; correct it in the PACS and send each under its own Study Instance UID",
+                reason=TWO_PATIENTS,
+            )
         _enter(session, row, after, reason, detail, now or utc_now())
     log.info(
         "input_set_changed",

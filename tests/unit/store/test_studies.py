@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from tests.store_fixtures import STUDY, after, input_set_of, stored_instance
+from umit_pacs.errors import InconsistentStudy
 from umit_pacs.states import INPUT_SET_TRANSITIONS, InputSetState, TransitionNotAllowed
 from umit_pacs.store.database import open_catalogue
 from umit_pacs.store.instances import record_instances, studies_waiting
@@ -101,6 +102,16 @@ def test_the_same_state_again_leaves_no_trace(catalogue, made):
     status = input_set_status(catalogue, "a")
     assert (status.reason, status.detail, status.changed_at) == ("no_rule", "first", after(20))
     assert len(story(catalogue, STUDY).input_sets[0].changes) == 2
+
+
+def test_a_set_of_two_patients_is_never_taken_up_again(catalogue):
+    record_instances(catalogue, [stored_instance(1)])
+    failure = Failure(reason="two_patients", detail="PatientID differs")
+    create_input_set(catalogue, input_set_of("a", stored_instance(1)), failure=failure)
+    for after_failure in (InputSetState.ASSEMBLED, InputSetState.COMPOSED):
+        with pytest.raises(InconsistentStudy, match="correct it in the PACS"):
+            change_state(catalogue, "a", after_failure)
+    assert input_set_status(catalogue, "a").reason == "two_patients"
 
 
 def test_each_change_is_logged_once_with_its_reason(catalogue, made, caplog):

@@ -89,7 +89,7 @@ def load_anatomy(spacing_zyx_mm: tuple[float, float, float] = (2.5, 2.0, 2.0)) -
     return Anatomy(
         hu=hu,
         labels=labels,
-        wall_distance_mm=_distance_from_chest_wall(labels, spacing_zyx_mm),
+        wall_distance_mm=distance_from_chest_wall(labels, spacing_zyx_mm),
         spacing_zyx_mm=spacing_zyx_mm,
         carina_zyx_mm=_carina(labels, spacing_zyx_mm),
     )
@@ -148,7 +148,7 @@ def _body(hu: Volume) -> Mask:
     return np.stack([ndimage.binary_fill_holes(ndimage.binary_dilation(layer)) for layer in largest])
 
 
-def _distance_from_chest_wall(labels: NDArray[np.uint8], spacing_zyx_mm: tuple[float, float, float]) -> Volume:
+def distance_from_chest_wall(labels: NDArray[np.uint8], spacing_zyx_mm: tuple[float, float, float]) -> Volume:
     """Distance inside each lung from the wall alone: neither mediastinum nor diaphragm counts as wall.
 
     What lies between the two lungs in a row is mediastinum; what lies below lung in a column is abdomen.

@@ -55,7 +55,7 @@ def take_radiograph(patient: ProjectedPatient, rng: np.random.Generator, *, edge
     pixels of it.
     """
     chosen, nodules = _draw_findings(patient, rng)
-    integral = patient.soft.astype(np.float32) + patient.bone * np.float32(rng.uniform(0.6, 1.5))
+    integral = patient.soft.astype(np.float32) + patient.bone * np.float32(rng.uniform(0.6, 2.6))
     for finding in chosen:
         integral += finding.delta
     for nodule in nodules:
@@ -154,7 +154,7 @@ def _expose(integral: torch.Tensor, rng: np.random.Generator) -> Grid:
     dose = 10 ** rng.uniform(3.6, 5.5)
     values = -torch.log((scattered + noise * torch.sqrt(scattered / dose)).clamp(min=1e-4))
     values = values - rng.choice([0.0, rng.uniform(0.1, 0.75)]) * _blur(values, int(rng.integers(8, 28)))
-    values = values + rng.choice([0.0, rng.uniform(0.2, 1.5)]) * (values - _blur(values, 3))
+    values = values + rng.choice([0.0, rng.uniform(0.2, 2.5)]) * (values - _blur(values, 3))
     if rng.random() < 0.2:
         values = F.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False)
     low, high = torch.quantile(values, 0.002), torch.quantile(values, 0.998)

@@ -62,9 +62,9 @@ class TrainConfig:
     seed: int = 1
     bank: BankConfig = field(default_factory=BankConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    stage1: StageConfig = StageConfig(steps=900, learning_rate=1e-3, matrix_learning_rate=2e-3)
-    stage2: StageConfig = StageConfig(steps=150, learning_rate=4e-4, matrix_learning_rate=7e-4, warm_up_steps=20)
-    adapter: StageConfig = StageConfig(steps=30, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
+    stage1: StageConfig = StageConfig(steps=650, learning_rate=1e-3, matrix_learning_rate=2e-3)
+    stage2: StageConfig = StageConfig(steps=80, learning_rate=4e-4, matrix_learning_rate=7e-4, warm_up_steps=20)
+    adapter: StageConfig = StageConfig(steps=16, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
     radiographs_per_step: int = 16
     cts_per_step: int = 4
     #: every n-th step is a CT step
@@ -110,10 +110,7 @@ def set_up(config: TrainConfig, bank: Path, folder: Path) -> Workbench:
         name: Probe(kind.examiner.template, kind.token_grid(processor.block_px), config.model.width)
         for name, kind in kinds.items()
     }
-    facts = {"data": bank_hash(config.bank), "commit": _commit(), "started": time.strftime("%Y-%m-%d")}
-    counts = {name: len(kind.radiographs) + len(kind.cts) for name, kind in kinds.items()}
-    text = json.dumps({**facts, "patients": counts, "config": dataclasses.asdict(config)}, indent=2)
-    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    _write_config(config, kinds, folder / CONFIG_FILE)
     return Workbench(
         config=config,
         kinds=kinds,
@@ -123,6 +120,19 @@ def set_up(config: TrainConfig, bank: Path, folder: Path) -> Workbench:
         probes=probes,
         folder=folder,
     )
+
+
+def _write_config(config: TrainConfig, kinds: dict[Kind, StudyKind], path: Path) -> None:
+    """config.json of a new run. Raises ValueError when the folder holds a run of another configuration."""
+    written = json.loads(json.dumps(dataclasses.asdict(config)))
+    if path.exists():
+        if json.loads(path.read_text(encoding="utf-8"))["config"] != written:
+            raise ValueError(f"{path.parent} holds a run of another configuration; remove it or choose another folder")
+        return
+    facts = {"data": bank_hash(config.bank), "commit": _commit(), "started": time.strftime("%Y-%m-%d")}
+    counts = {name: len(kind.radiographs) + len(kind.cts) for name, kind in kinds.items()}
+    text = json.dumps({**facts, "patients": counts, "config": written}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _commit() -> str:

@@ -26,7 +26,7 @@ class Unfit(enum.StrEnum):
     PHANTOM = "quality_assurance_phantom"
 
 
-MAXIMUM_FRAMES = 65536
+MAXIMUM_FRAMES = 20_000
 
 _DERIVED_MAPS = frozenset({"SEG", "RTDOSE", "RTIMAGE", "OPTENF", "REG", "FID"})
 

@@ -96,8 +96,9 @@ class Node:
             [item for item in self.events("process_spawned") if item.fields["child"] == name][-1].fields["child_pid"]
         )
 
-    def kill(self, name: str) -> None:
-        os.kill(self.pid_of(name), signal.SIGKILL)
+    def starts_of(self, name: str) -> int:
+        """How often this process became ready."""
+        return sum(item.fields["child"] == name for item in self.events("child_ready"))
 
     def events(self, *names: str) -> list[LoggedEvent]:
         """What was logged, in order; with `names` only these events."""
@@ -110,9 +111,9 @@ class Node:
                     found.append(LoggedEvent(fields["process"], fields["event"], fields))
         return found
 
-    def send(self, *paths: Path, calling_ae_title: str = MODALITY) -> None:
-        """Send files as the modality does."""
-        store_with_storescu(paths, self.address, calling_ae_title=calling_ae_title)
+    def send(self, *paths: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Send files as the modality does; `check`: fail unless every one was taken."""
+        return store_with_storescu(paths, self.address, calling_ae_title=MODALITY, check=check)
 
     def status(self, study_uid: str) -> InputSetStatus | None:
         newest = newest_input_set(self.catalogue, study_uid)

@@ -41,7 +41,7 @@ from pydicom.uid import generate_uid
 
 from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, StageOfStudy, WorkStarter, parsed
 from umit_pacs.errors import LeaseLost, RetryLater, UmitPacsError
-from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority, RoutingDecision
+from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority, RoutingDecision, TaskOrder
 from umit_pacs.routing.rules_text import parse_rules
 from umit_pacs.settings import Settings
 from umit_pacs.states import DeliveryRemark, DeliveryState, InputSetState
@@ -215,7 +215,12 @@ def _found_by_model(tools: Tools, engine: Engine, input_set: InputSet, decision:
 
 def _answers(findings: Findings, decision: RoutingDecision, model: ModelIdentity) -> bool:
     """Whether these findings were recorded for this decision by this model, so that it need not be asked again."""
-    return findings.model == model and tuple(result.order for result in findings.results) == decision.orders
+
+    def subject(order: TaskOrder) -> tuple[str, ...]:
+        return (order.series_instance_uid, order.task, order.target, order.language)
+
+    asked = [subject(order) for order in decision.orders]
+    return findings.model == model and asked == [subject(result.order) for result in findings.results]
 
 
 @DBOS.step()

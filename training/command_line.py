@@ -24,6 +24,7 @@ from training.bank import KINDS, SPLITS, BankConfig, render_bank
 from training.evaluate import EvaluationConfig
 from training.export import calibrate_and_evaluate, export
 from training.model import ModelConfig
+from training.samples import write_radiograph_sample
 from training.studies import open_kind
 from training.train import LOG_FILE, StageConfig, TrainConfig, Workbench, set_up, train_adapters, train_stages
 from training.warping import Sampler
@@ -113,6 +114,15 @@ def evaluate(
     with _progress("studies", 2 * (radiographs + cts)) as step:
         manifest = calibrate_and_evaluate(target, kinds, config, on_study=lambda: step(""))
     _print_figures(manifest)
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where to write radiograph.dcm.")],
+    seed: Annotated[int, typer.Option(help="Decides the patient and the findings.")] = 1,
+) -> None:
+    """Write one simulated radiograph as DICOM; prints its Study Instance UID, a tab, and what is true of it."""
+    print("\t".join(write_radiograph_sample(folder, seed=seed)))
 
 
 @app.command()

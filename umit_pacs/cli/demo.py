@@ -37,8 +37,8 @@ from umit_pacs.store.stories import StudyStory, story
 
 #: Longest wait for all drafts to be confirmed.
 DEMO_LIMIT_S = 600.0
-#: A seed that no training or validation study uses.
-SIMULATED_SEED = 20261123
+#: Of the simulated patient: an effusion on the left and a consolidation on the right. No training study is drawn from it.
+SIMULATED_SEED = 5
 
 
 def run_demo(folder: Path, *, language: Language, is_kept: bool) -> None:

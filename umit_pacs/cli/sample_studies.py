@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from umit_pacs.errors import InvalidConfiguration
 
@@ -96,16 +97,9 @@ def _ct_slice(
     position_mm: list[float],
     spacing_mm: tuple[float, float],
 ) -> FileDataset:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[study_uid, "slice", str(index)])
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     values = {
         "SpecificCharacterSet": "ISO_IR 100",
         "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
-        "SOPClassUID": CTImageStorage,
-        "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
         "StudyDate": "20000101",
         "StudyTime": "120000",
         "AccessionNumber": "DEMO-CT",
@@ -148,6 +142,18 @@ def _ct_slice(
         "WindowWidth": 400,
         "PixelData": np.ascontiguousarray(pixels, dtype="<i2").tobytes(),
     }
+    uid = generate_uid(entropy_srcs=[study_uid, "slice", str(index)])
+    return new_instance(values, sop_class_uid=CTImageStorage, sop_instance_uid=uid)
+
+
+def new_instance(values: Mapping[str, Any], *, sop_class_uid: str, sop_instance_uid: str) -> FileDataset:
+    """A Part 10 instance with these attributes, by keyword, in explicit VR little endian."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     for keyword, value in values.items():
         setattr(dataset, keyword, value)
     return dataset
@@ -165,6 +171,6 @@ def write_simulated_radiograph(folder: Path, *, seed: int) -> SampleStudy:
         name="simulated chest radiograph",
         folder=folder,
         study_instance_uid=study_uid,
-        modality="DX",
+        modality="CR",
         known_truth=known_truth,
     )

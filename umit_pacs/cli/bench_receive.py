@@ -10,6 +10,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -17,18 +18,21 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import psutil
+import typer
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from rich.table import Table
 
 from umit_pacs.cli.bench_probe import response_times_s
 from umit_pacs.cli.demo_archive import find_orthanc, free_port
+from umit_pacs.cli.options import JSONOption, console, print_json
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.query import echo
 from umit_pacs.errors import InvalidConfiguration, PeerRefused, PeerUnavailable
@@ -89,7 +93,7 @@ def bench_receive(
     processes: receiving processes of this node that share the port. folder: where everything is written and removed
     again (on the file system that is to be measured); default: the system's folder for temporary files.
     """
-    if subprocess.run(["which", "storescu"], capture_output=True, check=False).returncode:
+    if shutil.which("storescu") is None:
         raise InvalidConfiguration("storescu is not installed; deploy/install-debian-packages installs it")
     measured: dict[tuple[str, int], list[ReceiveRow]] = {}
     with tempfile.TemporaryDirectory(prefix="umit-bench-", dir=folder) as name:
@@ -201,7 +205,7 @@ def _resident_mib(receiver: _Receiver) -> float:
 
 def _median(rows: Sequence[ReceiveRow]) -> ReceiveRow:
     def of(name: str) -> float:
-        return statistics.median(getattr(row, name) for row in rows)
+        return float(statistics.median(getattr(row, name) for row in rows))
 
     return ReceiveRow(
         receiver=rows[0].receiver,
@@ -218,16 +222,11 @@ def _median(rows: Sequence[ReceiveRow]) -> ReceiveRow:
 def _with_ratios(rows: Sequence[ReceiveRow]) -> list[ReceiveRow]:
     reference = {row.associations: row.images_per_s for row in rows if row.receiver == REFERENCE}
     return [
-        row
-        if row.associations not in reference
-        else _replace_ratio(row, row.images_per_s / reference[row.associations])
+        replace(row, ratio_to_orthanc=row.images_per_s / reference[row.associations])
+        if row.associations in reference
+        else row
         for row in rows
     ]
-
-
-def _replace_ratio(row: ReceiveRow, ratio: float) -> ReceiveRow:
-    values = {name: getattr(row, name) for name in ReceiveRow.__dataclass_fields__}
-    return ReceiveRow(**{**values, "ratio_to_orthanc": ratio})
 
 
 # --- images ------------------------------------------------------------------------------------------------------
@@ -354,3 +353,30 @@ def _wait_for_echo(address: PeerAddress) -> None:
             return
         time.sleep(0.05)
     raise PeerUnavailable(f"{address.ae_title} does not answer C-ECHO")
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def receive(
+    as_json: JSONOption = False,
+    images: Annotated[int, typer.Option(min=10, help="CT slices of 512x512 in each run.")] = 600,
+    associations: Annotated[str, typer.Option(help="How many associations at once, with commas.")] = "1,4,8",
+    repetitions: Annotated[int, typer.Option(min=1, help="Runs of each; the median is shown.")] = 3,
+    processes: Annotated[int, typer.Option(min=1, help="Receiving processes of this node that share the port.")] = 1,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write; default: the folder for temporary files.")
+    ] = None,
+) -> None:
+    """Images per second, CPU and response times of this node beside Orthanc and DCMTK's storescp."""
+    from umit_pacs.cli.bench import machine
+
+    counts = [int(count) for count in associations.split(",")]
+    rows = bench_receive(
+        images=images, associations=counts, repetitions=repetitions, processes=processes, folder=folder
+    )
+    if as_json:
+        print_json({"machine": machine(), "rows": [asdict(row) for row in rows]})
+    else:
+        console.print(receive_table(rows))
+        console.print(", ".join(machine().values()))

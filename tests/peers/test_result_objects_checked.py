@@ -144,4 +144,3 @@ def test_dsrdump_reads_the_regions_without_an_error(tmp_path, language):
     assert done.returncode == 0, done.stderr
     assert "<has properties NUM:" in text
     assert "(POLYLINE," in text
-    assert "unverified" in text

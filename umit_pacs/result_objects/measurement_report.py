@@ -17,8 +17,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
 from umit_pacs.errors import ResultInvalid
-from umit_pacs.handoffs import FrameReference, ObjectKind, RegionKind
+from umit_pacs.handoffs import FrameReference, Language, ObjectKind, RegionKind
 from umit_pacs.result_objects.draft import Draft, Marking
+from umit_pacs.result_objects.picture import label_of
 from umit_pacs.result_objects.provenance import (
     Provenance,
     add_document_flags,
@@ -103,7 +104,7 @@ def _group(marking: Marking, made: Provenance) -> list[Dataset]:
         ),
         referenced_region=_region(marking),
         finding_category=_CATEGORY_LANDMARK if marking.is_landmark else _CATEGORY_FINDING,
-        finding_type=coded(marking.finding),
+        finding_type=coded(marking.finding, _meaning(marking, made)),
         finding_sites=[highdicom.sr.FindingSite(coded(marking.site), laterality=_LATERALITIES.get(marking.side))],
         algorithm_id=algorithm_identification(made),
     )
@@ -112,6 +113,11 @@ def _group(marking: Marking, made: Provenance) -> list[Dataset]:
     comment = text(codes.DCM.Comment, _comment(marking, made), RelationshipTypeValues.CONTAINS)
     group[0].ContentSequence.append(comment)
     return list(group)
+
+
+def _meaning(marking: Marking, made: Provenance) -> str:
+    """The finding as viewers show it: in the report's language."""
+    return marking.finding.meaning if made.words.language is Language.ENGLISH else marking.name
 
 
 def _region(marking: Marking) -> Dataset:
@@ -150,4 +156,5 @@ def _add_certainty(group: Dataset, confidence: float) -> None:
 
 
 def _comment(marking: Marking, made: Provenance) -> str:
-    return f"{made.words('banner')}. {marking.name} {marking.number}: {made.words.confidence(marking.confidence)}."
+    """What OHIF shows as the label of a hydrated region."""
+    return f"{label_of(marking, made.words)} - {made.words('banner')}"

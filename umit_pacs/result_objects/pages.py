@@ -29,7 +29,7 @@ from umit_pacs.result_objects.text_flow import (
 from umit_pacs.vocabulary import Words
 
 WIDTH_PX, HEIGHT_PX = 1280, 960
-_BANNER_PX, _BANNER_FONT_PX = 76, 44
+_BANNER_PX, _BANNER_FONT_PX = 76, 46
 _FOOTER_PX = 40
 _GAP_PX = 20
 _PICTURE_WIDTH_PX = 660
@@ -133,7 +133,9 @@ def _render(plan: _Plan, number: int, count: int, maker: PageMaker) -> Page:
 def _draw_banner(canvas: ImageDraw.ImageDraw, number: int, count: int, maker: PageMaker) -> None:
     canvas.rectangle((0, 0, WIDTH_PX, _BANNER_PX), fill=_BANNER)
     middle = _BANNER_PX / 2
-    canvas.text((_GAP_PX, middle), maker.draft.banner, font=maker.fonts.bold(_BANNER_FONT_PX), fill=_WHITE, anchor="lm")
+    # In the middle: viewers write over the corners.
+    font = maker.fonts.bold(_BANNER_FONT_PX)
+    canvas.text((WIDTH_PX / 2, middle), maker.draft.banner, font=font, fill=_WHITE, anchor="mm")
     page = maker.words("pages.page", number=number, count=count)
     right = WIDTH_PX - _GAP_PX
     canvas.text((right, middle - 15), maker.draft.title, font=maker.fonts.bold(22), fill=_WHITE, anchor="rm")

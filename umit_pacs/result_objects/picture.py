@@ -47,15 +47,21 @@ def draw_picture(
     canvas = ImageDraw.Draw(picture)
     colours = _colours(markings)
     places = [_draw_region(canvas, marking, scale, colours[marking.number]) for marking in markings]
-    taken: list[Box] = []
     font = fonts.bold(_LABEL_PX)
-    for marking, place in zip(markings, places, strict=True):
-        label = label_of(marking, words)
-        others = [other for other in places if other is not place]
-        box = _free_place(label, place, taken, others, font, size_px)
-        taken.append(box)
+    labels = [label_of(marking, words) for marking in markings]
+    boxes = place_labels(labels, places, font, size_px)
+    for marking, label, box, place in zip(markings, labels, boxes, places, strict=True):
         _draw_label(canvas, label, box, place, colours[marking.number], font)
     return picture
+
+
+def place_labels(labels: Sequence[str], places: Sequence[Box], font: Font, size_px: tuple[int, int]) -> list[Box]:
+    """Where each label goes: beside its region, over no other label, and over no other region if that can be had."""
+    taken: list[Box] = []
+    for index, (label, place) in enumerate(zip(labels, places, strict=True)):
+        others = [*places[:index], *places[index + 1 :]]
+        taken.append(_free_place(label, place, taken, others, font, size_px))
+    return taken
 
 
 def draw_sides(picture: Image.Image, left_direction: int, fonts: Fonts) -> None:

@@ -24,6 +24,8 @@ from umit_pacs.result_objects.uids import UIDs
 from umit_pacs.vocabulary import Coding, Words
 
 MANUFACTURER = "UMIT PACS"
+#: Our own codes, where DICOM and SNOMED CT have none.
+PRIVATE_SCHEME = "99UMIT"
 TRANSFER_SYNTAX_UID = ExplicitVRLittleEndian
 #: The same as on the wire (PS3.7 D.3.3.2); a test holds the two equal.
 IMPLEMENTATION_CLASS_UID = UID("2.25.188395013340815142076962846151209206265")
@@ -121,7 +123,7 @@ def new_object(sop_class_uid: str, kind: ObjectKind, number: int, modality: str,
     ds.InstanceCreationTime = ds.SeriesTime = ds.ContentTime = now.strftime("%H%M%S")
     ds.Modality = modality
     ds.SeriesInstanceUID, ds.SeriesNumber = made.uids.series(kind), SERIES_NUMBERS[kind]
-    ds.SeriesDescription = f"{words('series_description_prefix')} {words(f'kinds.{kind}')}"[:64]
+    ds.SeriesDescription = words("series_description", kind=words(f"kinds.{kind}"))[:64]
     ds.InstanceNumber = number
     ds.Manufacturer, ds.ManufacturerModelName = MANUFACTURER, made.model.name
     ds.SoftwareVersions = [made.model.version, f"umit-pacs {__version__}"]
@@ -146,6 +148,10 @@ def add_document_flags(ds: Dataset, made: Provenance) -> None:
     ds.AuthorObserverSequence = [author]
     ds.PerformedProcedureCodeSequence = []
     ds.ReferencedPerformedProcedureStepSequence = []
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator, scheme.CodingSchemeName = PRIVATE_SCHEME, "Codes of UMIT PACS"
+    scheme.CodingSchemeResponsibleOrganization = MANUFACTURER
+    ds.CodingSchemeIdentificationSequence = [scheme]
     request = _referenced_request(made.source)
     if request is not None:
         ds.ReferencedRequestSequence = [request]

@@ -22,6 +22,7 @@ from umit_pacs.result_objects.provenance import (
     observation_context,
 )
 from umit_pacs.result_objects.sr_content import container, image, put_content, text
+from umit_pacs.vocabulary import Words
 
 #: (heading of CID 7001, name of the text of CID 7002); own codes where DICOM has none, which both sets allow.
 _CODES: dict[SectionKind, tuple[Code, Code]] = {
@@ -59,21 +60,23 @@ def _root(draft: Draft, made: Provenance) -> Dataset:
         relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD,
     )
     items = [procedure, *language_item(made.words), *observation_context(made)]
-    items += [_section(section) for section in draft.sections]
-    title = CodedConcept(
-        value=codes.cid7000.DiagnosticImagingReport.value, scheme_designator="LN", meaning="Diagnostic Imaging Report"
-    )
-    return container(title, items, template_id="2000")
+    items += [_section(section, made.words) for section in draft.sections]
+    return container(codes.cid7000.DiagnosticImagingReport, items, template_id="2000")
 
 
-def _section(section: DraftSection) -> Dataset:
+def _section(section: DraftSection, words: Words) -> Dataset:
     heading, name = _CODES[section.kind]
-    # The code's meaning is what a viewer shows as the heading, so it stands in the report's language.
-    shown = CodedConcept(value=heading.value, scheme_designator=heading.scheme_designator, meaning=section.heading)
-    return container(shown, [_line(line, name) for line in section.lines])
+    # The meaning of a code is what a viewer shows of it, so it stands in the report's language.
+    shown_heading = _in_words(heading, section.heading)
+    shown_name = _in_words(name, words(f"items.{section.kind}"))
+    return container(shown_heading, [_line(line, shown_name) for line in section.lines])
 
 
-def _line(line: DraftLine, name: Code) -> Dataset:
+def _in_words(code: Code, meaning: str) -> CodedConcept:
+    return CodedConcept(value=code.value, scheme_designator=code.scheme_designator, meaning=meaning)
+
+
+def _line(line: DraftLine, name: CodedConcept) -> Dataset:
     """TID 2002: a text, inferred from images (TID 2001)."""
     item = text(name, line.text, RelationshipTypeValues.CONTAINS)
     if line.frames:

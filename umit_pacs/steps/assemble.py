@@ -28,7 +28,7 @@ from umit_pacs.settings import AssembleSettings
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.deliveries import count_delivered
 from umit_pacs.store.files import PayloadFiles
-from umit_pacs.store.instances import instances_by_use, set_use, studies_waiting
+from umit_pacs.store.instances import WaitingStudy, instances_by_use, set_use, studies_waiting
 from umit_pacs.store.peer_counts import PeerCount, peer_count, record_peer_count
 from umit_pacs.store.peers import peers_with_ae_title
 from umit_pacs.store.results import own_uids
@@ -61,6 +61,8 @@ def assemble_due(
     made = []
     for waiting in studies_waiting(catalogue):
         study_uid = waiting.study_instance_uid
+        if _is_in_full_flow(settings, waiting, now):
+            continue
         images = _images_among(catalogue, instances_by_use(catalogue, study_uid).get(None, ()))
         if not images:
             continue
@@ -139,6 +141,13 @@ def _images_among(catalogue: Catalogue, waiting: Sequence[StoredInstance]) -> li
 
 
 # --- when --------------------------------------------------------------------------------------------------------
+
+
+def _is_in_full_flow(settings: AssembleSettings, waiting: WaitingStudy, now: datetime) -> bool:
+    """Tell from its times alone that the study cannot be complete, so that its instances need not be looked at."""
+    silence_s = (now - waiting.last_received_at).total_seconds()
+    age_s = (now - waiting.first_received_at).total_seconds()
+    return silence_s < min(SETTLE_S, settings.quiet_period_s) and age_s < settings.maximum_wait_s
 
 
 def _completion(

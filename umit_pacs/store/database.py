@@ -61,7 +61,7 @@ class Catalogue:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that sees one state of the catalogue and changes nothing."""
+        """A session for questions; nothing that it does is kept."""
         with translated_errors(), Session(self.engine) as session:
             yield session
 

@@ -288,6 +288,9 @@ def _summary(session: Session, study_uid: str, instances: int, first: datetime, 
         .order_by(InputSetRow.generation.desc())
         .limit(1)
     )
+    waiting = session.scalar(
+        select(func.count()).where(Instance.study_instance_uid == study_uid, Instance.use.is_(None))
+    )
     sender = session.scalar(
         select(Instance.calling_ae_title)
         .where(Instance.study_instance_uid == study_uid)
@@ -301,7 +304,7 @@ def _summary(session: Session, study_uid: str, instances: int, first: datetime, 
         instances=instances,
         first_received_at=first,
         last_received_at=last,
-        waiting=_uses(session, study_uid).get(None, 0),
+        waiting=waiting or 0,
         input_set_id=newest.input_set_id if newest is not None else None,
         state=newest.state if newest is not None else None,
         reason=newest.reason if newest is not None else "",

@@ -112,7 +112,7 @@ class Instance(Table):
     __tablename__ = "instances"
 
     sop_instance_uid: Mapped[UID] = mapped_column(primary_key=True)
-    study_instance_uid: Mapped[UID] = mapped_column(index=True)
+    study_instance_uid: Mapped[UID]
     series_instance_uid: Mapped[UID]
     sop_class_uid: Mapped[UID]
     transfer_syntax_uid: Mapped[UID]
@@ -127,6 +127,7 @@ class Instance(Table):
 
     __table_args__ = (
         CheckConstraint("size_bytes >= 0", name="size_bytes"),
+        Index(None, "study_instance_uid", "received_at"),
         # The assembler's question, asked all the time, must not read the history.
         Index(
             "ix_instances_waiting",

@@ -120,7 +120,12 @@ def upgrade() -> None:
         sa.CheckConstraint("size_bytes >= 0", name=op.f("ck_instances_size_bytes")),
         sa.PrimaryKeyConstraint("sop_instance_uid", name=op.f("pk_instances")),
     )
-    op.create_index(op.f("ix_instances_study_instance_uid"), "instances", ["study_instance_uid"], unique=False)
+    op.create_index(
+        op.f("ix_instances_study_instance_uid_received_at"),
+        "instances",
+        ["study_instance_uid", "received_at"],
+        unique=False,
+    )
     op.create_index(
         "ix_instances_waiting",
         "instances",

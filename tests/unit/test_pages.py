@@ -9,13 +9,14 @@ from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.handoffs import Language, Task
 from umit_pacs.result_objects import fonts
 from umit_pacs.result_objects.fonts import FontFile, find_fonts
-from umit_pacs.result_objects.pages import HEIGHT_PX, MOST_PICTURES, WIDTH_PX
+from umit_pacs.result_objects.pages import HEIGHT_PX, LEAST_PICTURE_PX, MOST_PICTURES, WIDTH_PX
 from umit_pacs.result_objects.picture import draw_picture, fitted_size_px, place_labels
 from umit_pacs.result_objects.text_flow import Row, flow, wrap
 from umit_pacs.settings import ComposeSettings
 from umit_pacs.vocabulary import load_phrases
 
 BANNER_RED = (176, 0, 32)
+BACKGROUND = (18, 20, 23)
 
 
 def width_of(text):
@@ -136,6 +137,17 @@ def test_each_key_image_has_a_page_up_to_a_limit(tmp_path):
     shown = [frame for page in pages for frame in page.frames]
     assert shown == list(detection.frames[:MOST_PICTURES])
     assert len(run.draft().key_frames) == 9
+
+
+def test_a_long_intended_use_never_shrinks_the_picture(tmp_path):
+    run = radiograph_run(tmp_path)
+    model = replace(run.findings.model, intended_use="Research only. " * 150)
+    run = replace(run, findings=replace(run.findings, model=model))
+    pages = run.pages()
+    assert len(pages) == 2
+    page = np.asarray(pages[0].image)
+    is_picture = (page[96 : 96 + LEAST_PICTURE_PX, 20:680] != BACKGROUND).any(axis=-1)
+    assert is_picture.all(axis=0).sum() > 0.75 * LEAST_PICTURE_PX
 
 
 def test_a_study_without_regions_shows_an_image_all_the_same(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from umit_pacs.result_objects.text_flow import (
     Row,
     flow,
     heading_rows,
+    identity_rows,
     rows_of,
     text_rows,
     wrap,
@@ -38,6 +39,8 @@ _CAPTION_PX = 30
 _TOP_PX = _BANNER_PX + _GAP_PX
 _COLUMN_HEIGHT_PX = HEIGHT_PX - _TOP_PX - _FOOTER_PX - _GAP_PX
 _BACKGROUND, _BANNER, _WHITE, _FAINT = (18, 20, 23), (176, 0, 32), (255, 255, 255), (154, 160, 166)
+#: A picture is never made smaller for the sake of text.
+LEAST_PICTURE_PX = 512
 #: More key images than this are in the measurement object only: a series of pages is read by a person.
 MOST_PICTURES = 6
 
@@ -70,6 +73,8 @@ class _Plan:
 
     frame: FrameReference | None
     columns: list[list[Row]]
+    #: text below the picture.
+    below: list[Row] = field(default_factory=list)
 
 
 def render_pages(maker: PageMaker) -> tuple[Page, ...]:
@@ -80,21 +85,32 @@ def render_pages(maker: PageMaker) -> tuple[Page, ...]:
 
 def _plans(maker: PageMaker) -> list[_Plan]:
     shown = maker.draft.key_frames[:MOST_PICTURES]
-    on_first = 1 if shown else 2
-    columns: list[list[Row]] = []
-    for body_px in BODY_SIZES_PX:
-        rows = rows_of(maker.draft, maker.fonts, _COLUMN_WIDTH_PX, body_px)
-        fitted = flow(rows, itertools.repeat(_COLUMN_HEIGHT_PX))
-        if not columns or len(fitted) <= on_first:
-            columns = fitted
-        if len(columns) <= on_first:
-            break
-    plans = [_Plan(frame=shown[0] if shown else None, columns=columns[:on_first])]
-    plans += [_Plan(frame=None, columns=columns[at : at + 2]) for at in range(on_first, len(columns), 2)]
+    if not shown:
+        rows = rows_of(maker.draft, maker.fonts, _COLUMN_WIDTH_PX, BODY_SIZES_PX[0])
+        rows += identity_rows(maker.draft, maker.fonts, _COLUMN_WIDTH_PX)
+        columns = flow(rows, itertools.repeat(_COLUMN_HEIGHT_PX))
+        return [_Plan(frame=None, columns=columns[at : at + 2]) for at in range(0, len(columns), 2)]
+    columns = _fitted_columns(maker)
+    below = identity_rows(maker.draft, maker.fonts, _PICTURE_WIDTH_PX)
+    if sum(row.height_px for row in below) > _COLUMN_HEIGHT_PX - _CAPTION_PX - LEAST_PICTURE_PX:
+        columns, below = [*columns, below], []
+    plans = [_Plan(frame=shown[0], columns=columns[:1], below=below)]
+    plans += [_Plan(frame=None, columns=columns[at : at + 2]) for at in range(1, len(columns), 2)]
     for frame in shown[1:]:
         beside = list(_rows_beside(frame, maker))
         plans.append(_Plan(frame=frame, columns=flow(beside, itertools.repeat(_COLUMN_HEIGHT_PX))[:1]))
     return plans
+
+
+def _fitted_columns(maker: PageMaker) -> list[list[Row]]:
+    """The draft in one column, in the largest letters that let it fit; in several when none do."""
+    for body_px in BODY_SIZES_PX:
+        rows = rows_of(maker.draft, maker.fonts, _COLUMN_WIDTH_PX, body_px)
+        columns = flow(rows, itertools.repeat(_COLUMN_HEIGHT_PX))
+        if len(columns) == 1:
+            return columns
+    rows = rows_of(maker.draft, maker.fonts, _COLUMN_WIDTH_PX, BODY_SIZES_PX[0])
+    return flow(rows, itertools.repeat(_COLUMN_HEIGHT_PX))
 
 
 def _rows_beside(frame: FrameReference, maker: PageMaker) -> Iterator[Row]:
@@ -118,16 +134,21 @@ def _render(plan: _Plan, number: int, count: int, maker: PageMaker) -> Page:
     _draw_footer(canvas, maker)
     left = _GAP_PX
     if plan.frame is not None:
-        _draw_key_frame(page, canvas, plan.frame, maker)
+        below_px = sum(row.height_px for row in plan.below)
+        _draw_key_frame(page, canvas, plan.frame, maker, _COLUMN_HEIGHT_PX - _CAPTION_PX - below_px)
+        _draw_rows(canvas, plan.below, left, _TOP_PX + _COLUMN_HEIGHT_PX - below_px)
         left += _PICTURE_WIDTH_PX + _GAP_PX
     for column in plan.columns:
-        top = _TOP_PX
-        for row in column:
-            if row.font is not None:
-                canvas.text((left + row.indent_px, top), row.text, font=row.font, fill=row.colour)
-            top += row.height_px
+        _draw_rows(canvas, column, left, _TOP_PX)
         left += _PICTURE_WIDTH_PX + _GAP_PX
     return Page(image=page, frames=(plan.frame,) if plan.frame is not None else ())
+
+
+def _draw_rows(canvas: ImageDraw.ImageDraw, rows: list[Row], left: int, top: int) -> None:
+    for row in rows:
+        if row.font is not None:
+            canvas.text((left + row.indent_px, top), row.text, font=row.font, fill=row.colour)
+        top += row.height_px
 
 
 def _draw_banner(canvas: ImageDraw.ImageDraw, number: int, count: int, maker: PageMaker) -> None:
@@ -150,10 +171,12 @@ def _draw_footer(canvas: ImageDraw.ImageDraw, maker: PageMaker) -> None:
     canvas.text((_GAP_PX, top + _FOOTER_PX / 2), line, font=font, fill=_WHITE, anchor="lm")
 
 
-def _draw_key_frame(page: Image.Image, canvas: ImageDraw.ImageDraw, frame: FrameReference, maker: PageMaker) -> None:
+def _draw_key_frame(
+    page: Image.Image, canvas: ImageDraw.ImageDraw, frame: FrameReference, maker: PageMaker, height_px: int
+) -> None:
     """The picture with its caption below; words in its place when the frame cannot be decoded."""
     spacing = maker.source.series_of(frame.series_instance_uid).row_to_column_spacing
-    size_px = fitted_size_px(frame, spacing, _PICTURE_WIDTH_PX, _COLUMN_HEIGHT_PX - _CAPTION_PX)
+    size_px = fitted_size_px(frame, spacing, _PICTURE_WIDTH_PX, height_px)
     try:
         grey = maker.frame_source(frame, *size_px)
     except StudyUnusable as exc:

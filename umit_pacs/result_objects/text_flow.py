@@ -17,7 +17,7 @@ _NEVER_FIRST = frozenset("，。；：？！、）》」』】”’")
 #: Marks that may not end a line.
 _NEVER_LAST = "（《「『【“‘"
 #: Largest first: the draft is set as large as it fits on its first page.
-BODY_SIZES_PX = (18, 17, 16)
+BODY_SIZES_PX = (18, 17, 16, 15)
 BODY_PX = BODY_SIZES_PX[0]
 SMALL_PX = 15
 HEADING_PX = 21
@@ -51,10 +51,10 @@ class Row:
 
 
 def rows_of(draft: Draft, fonts: Fonts, width_px: int, body_px: int) -> list[Row]:
-    """All rows of the draft but its status, which the page's frame shows."""
+    """All rows of the draft but its status, which the page's frame shows, and the AI's identity."""
     rows: list[Row] = []
     for section in draft.sections:
-        if section.kind is SectionKind.STATUS:
+        if section.kind in (SectionKind.STATUS, SectionKind.IDENTITY):
             continue
         if rows:
             rows.append(_gap(_SECTION_GAP_PX))
@@ -62,8 +62,12 @@ def rows_of(draft: Draft, fonts: Fonts, width_px: int, body_px: int) -> list[Row
     return rows
 
 
-def _section_rows(section: DraftSection, fonts: Fonts, width_px: int, body_px: int) -> list[Row]:
-    size_px = SMALL_PX if section.kind is SectionKind.IDENTITY else body_px
+def identity_rows(draft: Draft, fonts: Fonts, width_px: int) -> list[Row]:
+    """The AI's identity in small letters."""
+    return _section_rows(draft.section(SectionKind.IDENTITY), fonts, width_px, SMALL_PX)
+
+
+def _section_rows(section: DraftSection, fonts: Fonts, width_px: int, size_px: int) -> list[Row]:
     rows = heading_rows(section.heading, fonts, width_px)
     for line in section.lines:
         rows += text_rows(line.text, fonts, width_px, origin=line.origin, size_px=size_px)

@@ -145,6 +145,16 @@ def test_an_abstention_is_listed_as_not_assessed_and_nowhere_else(tmp_path):
     assert not any("onsolidation" in text for kind in others for text in texts(draft, kind))
 
 
+def test_abstentions_with_one_reason_share_a_line(tmp_path):
+    run = radiograph_run(tmp_path)
+    silent = [
+        detection(run, key, abstention=Abstention(reason="blank_image"))
+        for key in ("nodule", "pneumothorax", "consolidation")
+    ]
+    lines = texts(with_results(run, *silent).draft(), SectionKind.NOT_ASSESSED)
+    assert lines[0] == "Nodule, pneumothorax, consolidation: not assessed, the image is blank."
+
+
 def test_only_abstentions_give_no_impression(tmp_path):
     run = radiograph_run(tmp_path)
     silent = [

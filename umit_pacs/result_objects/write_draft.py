@@ -113,14 +113,7 @@ def _technique_lines(material: _Material) -> Iterator[DraftLine]:
 
 def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
     words = material.words
-    for one in material.series:
-        for read in one.results:
-            abstention = read.result.abstention
-            if abstention is not None:
-                reason = words.reason(abstention.reason, abstention.detail)
-                what = _name_of(read.result.order, read.template, words)
-                text = words("not_assessed.answer", what=what, reason=reason)
-                yield DraftLine(text=capitalised(text), origin=LineOrigin.STRUCTURED, frames=())
+    yield from _abstention_lines(material)
     for exclusion in _excluded(material):
         series = material.source.series_of(exclusion.series_instance_uid)
         description = f" ({series.modality})" if series.modality else ""
@@ -133,6 +126,20 @@ def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
     never = [text[words.language] for one in material.series for text in one.template.never_assessed]
     yield from (DraftLine(text=text) for text in dict.fromkeys(never))
     yield from (DraftLine(text=words("not_assessed.remark", text=text)) for text in material.decision.remarks)
+
+
+def _abstention_lines(material: _Material) -> Iterator[DraftLine]:
+    """One line for each reason, with everything that was not answered because of it."""
+    words = material.words
+    by_reason: dict[str, list[str]] = {}
+    for one in material.series:
+        for read in one.results:
+            if (abstention := read.result.abstention) is not None:
+                reason = words.reason(abstention.reason, abstention.detail)
+                by_reason.setdefault(reason, []).append(_name_of(read.result.order, read.template, words))
+    for reason, names in by_reason.items():
+        text = words("not_assessed.answer", what=words.listed(dict.fromkeys(names)), reason=reason)
+        yield DraftLine(text=capitalised(text), origin=LineOrigin.STRUCTURED)
 
 
 def _excluded(material: _Material) -> tuple[SeriesExclusion, ...]:

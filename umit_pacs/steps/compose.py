@@ -280,9 +280,11 @@ def _render_frame(
 def _grey_recipes(frame: FrameReference, work: _Composition) -> Iterator[GreyRecipe]:
     for result in work.findings.results:
         if frame in result.frames:
-            if window := _WINDOW.fullmatch(result.grey_recipe):
+            # What was done to the geometry may follow after a semicolon.
+            recipe = result.grey_recipe.split(";")[0]
+            if window := _WINDOW.fullmatch(recipe):
                 yield _window_recipe(float(window[1]), float(window[2]))
-            elif shares := _PERCENTILES.fullmatch(result.grey_recipe):
+            elif shares := _PERCENTILES.fullmatch(recipe):
                 low, high = float(shares[1]), float(shares[2])
                 yield GreyRecipe(kind=GreyKind.PERCENTILES, percentile_low=low, percentile_high=high)
             break

@@ -351,6 +351,23 @@ def test_an_impossible_description_is_refused(
     assert refusal(decoder, path).reason == reason
 
 
+def test_fragments_in_a_native_transfer_syntax_are_refused(tmp_path: Path, decoder: DecodingProcess) -> None:
+    path = ct_slice(tmp_path, syntax=JPEG2000Lossless)
+    content = path.read_bytes()
+    assert content.count(JPEG2000Lossless.encode()) == 1
+    # A UID of the same length, so that nothing moves.
+    path.write_bytes(content.replace(JPEG2000Lossless.encode(), b"1.2.840.10008.1.2.1\0\0\0"))
+    assert refusal(decoder, path).reason == "invalid_pixel_description"
+
+
+def test_fewer_fragments_than_frames_are_refused(tmp_path: Path, decoder: DecodingProcess) -> None:
+    path = ct_slice(tmp_path, syntax=JPEG2000Lossless)
+    ds = pydicom.dcmread(path)
+    ds.NumberOfFrames = 40
+    ds.save_as(path)
+    assert refusal(decoder, path, frame_index=39).reason == "truncated_pixel_data"
+
+
 def test_video_is_refused(tmp_path: Path, decoder: DecodingProcess) -> None:
     path = cr_in_codestream(tmp_path, b"\0" * 100, UID("1.2.840.10008.1.2.4.102"))
     assert refusal(decoder, path).reason == "unsupported_transfer_syntax"
@@ -440,8 +457,17 @@ def test_a_healthy_process_waits_for_the_next_study(tmp_path: Path) -> None:
             rendered(decoder, path)
             pids.append(_child_pid(decoder))
     assert pids[0] == pids[1]
-    path.write_bytes(path.read_bytes()[:-1000])
-    with DecodingProcess(ModelSettings(decode_timeout_s=78)) as decoder:
-        refusal(decoder, path)
-        decoder.start()
-        assert _child_pid(decoder) != pids[0]
+
+
+def test_a_process_whose_codec_gave_up_is_replaced(tmp_path: Path, decoder: DecodingProcess) -> None:
+    truncated, broken = ct_slice(tmp_path / "truncated"), ct_slice(tmp_path / "broken", syntax=JPEGLSLossless)
+    rendered(decoder, truncated)
+    pid = _child_pid(decoder)
+    truncated.write_bytes(truncated.read_bytes()[:-1000])
+    assert refusal(decoder, truncated).reason == "truncated_pixel_data"
+    assert _child_pid(decoder) == pid
+    whole = first_fragment(broken)
+    damaged = cr_in_codestream(tmp_path, whole[:40] + b"\x11" * 9 + whole[-2:], JPEGLSLossless, bits=12)
+    assert refusal(decoder, damaged).reason in {"undecodable_pixels", "decoder_died"}
+    decoder.start()
+    assert _child_pid(decoder) != pid

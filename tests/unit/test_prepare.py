@@ -405,6 +405,14 @@ def test_the_real_radiograph_and_its_lossless_twin_are_prepared_alike(tmp_path: 
     assert pixels[10:30, 12:22].mean() < pixels[10:30, 25:31].mean() - 20
 
 
+def test_the_middle_frame_stands_for_a_cine_loop() -> None:
+    inputs = real_set(["color3d_jpeg_baseline.dcm"])
+    result = prepare(*inputs, PayloadFiles(REAL), lambda order, modality: IMAGE, ModelSettings())
+    (image,) = only_series(result).images
+    assert image.source.frame_number == 61
+    assert image.grey_recipe == "luminance"
+
+
 @pytest.mark.parametrize(
     ("name", "modality"),
     [

@@ -13,10 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import generate_frames
 from pydicom.filereader import read_dataset
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import (
+    HTJ2K,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
 
 from umit_pacs.errors import UndecodablePixels
 from umit_pacs.pixels.attributes import value, whole_number
@@ -43,7 +53,14 @@ _DECODER_ERRORS = (
 #: Tag, VR, two reserved bytes and length of an explicit VR element with a long length.
 _EXPLICIT_HEAD_BYTES = 12
 _IMPLICIT_HEAD_BYTES = 8
+_PIXEL_DATA_VRS = frozenset({b"OB", b"OW", b"OF", b"OD", b"UN"})
 _UNDEFINED_LENGTH = 0xFFFFFFFF
+#: One codec per syntax, so that lossy frames have the same pixels everywhere; pydicom would take any that answers.
+_PLUGINS = {
+    RLELossless: "pylibjpeg",
+    **dict.fromkeys((*JPEG2000TransferSyntaxes, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL), "pylibjpeg"),
+    **dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls"),
+}
 
 register()
 
@@ -51,7 +68,7 @@ register()
 def stored_frames(
     path: Path, frame_indices: Sequence[int], *, image_pixel_budget: int
 ) -> Iterator[tuple[Dataset, int, NDArray[Any]]]:
-    """(header, frame index, stored values) for each of `frame_indices` (0-based) of the file at `path`.
+    """(header, frame index, stored values) for each of `frame_indices` (0-based, ascending) of the file at `path`.
 
     Stored values: (H, W), or (H, W, 3) RGB for colour. Raises PixelBudgetExceeded before anything is allocated, and
     UndecodablePixels with a reason: besides those of `require_decodable` and `require_matching_codestream`,
@@ -67,7 +84,10 @@ def stored_frames(
     rows, columns = whole_number(value(header, "Rows")), whole_number(value(header, "Columns"))
     try:
         with warnings.catch_warnings(action="ignore"):
-            for frame_index, stored in zip(frame_indices, iter_pixels(source, indices=frame_indices), strict=True):
+            # Asked for single frames, pydicom walks the fragments from the first one for each of them.
+            single = None if list(frame_indices) == list(range(frame_count(header))) else frame_indices
+            decoded = iter_pixels(source, indices=single, decoding_plugin=_PLUGINS.get(syntax, ""))
+            for frame_index, stored in zip(frame_indices, decoded, strict=True):
                 if stored.shape[:2] != (rows, columns):
                     raise UndecodablePixels(f"decoded to {stored.shape}", reason="pixel_size_lie")
                 yield header, frame_index, np.ascontiguousarray(stored)
@@ -80,23 +100,24 @@ def _require_pixels(path: Path, header: Dataset, offset: int, frame_indices: Seq
     if syntax == DeflatedExplicitVRLittleEndian:
         return  # pydicom compares the length once it is inflated.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if offset + _IMPLICIT_HEAD_BYTES > len(content):
+        # By what is there: some writers change to implicit VR behind the meta information.
+        is_explicit = content[offset + 4 : offset + 6] in _PIXEL_DATA_VRS
+        start = offset + (_EXPLICIT_HEAD_BYTES if is_explicit else _IMPLICIT_HEAD_BYTES)
+        if start > len(content):
             raise UndecodablePixels("the file ends before its pixel data", reason="truncated_pixel_data")
         if syntax.is_encapsulated:
-            content.seek(offset + _EXPLICIT_HEAD_BYTES)
+            content.seek(start)
             _require_codestreams(content, header, frame_indices, syntax)
         else:
-            _require_length(content, header, offset, syntax)
+            _require_length(content, header, start, syntax)
 
 
-def _require_length(content: mmap.mmap, header: Dataset, offset: int, syntax: UID) -> None:
+def _require_length(content: mmap.mmap, header: Dataset, start: int, syntax: UID) -> None:
     order = ">" if syntax == ExplicitVRBigEndian else "<"
-    head_bytes = _IMPLICIT_HEAD_BYTES if syntax.is_implicit_VR else _EXPLICIT_HEAD_BYTES
-    if offset + head_bytes > len(content):
-        raise UndecodablePixels("the file ends before its pixel data", reason="truncated_pixel_data")
-    (declared,) = unpack_from(f"{order}L", content, offset + head_bytes - 4)
-    held = len(content) - offset - head_bytes
-    available = held if declared == _UNDEFINED_LENGTH else min(declared, held)
+    (declared,) = unpack_from(f"{order}L", content, start - 4)
+    if declared == _UNDEFINED_LENGTH:
+        raise UndecodablePixels("fragments in a native transfer syntax", reason="invalid_pixel_description")
+    available = min(declared, len(content) - start)
     needed = pixels_announced(header) * ((whole_number(value(header, "BitsAllocated")) or 8) // 8)
     if value(header, "PhotometricInterpretation") == "YBR_FULL_422":
         needed = needed * 2 // 3
@@ -105,20 +126,24 @@ def _require_length(content: mmap.mmap, header: Dataset, offset: int, syntax: UI
 
 
 def _require_codestreams(content: mmap.mmap, header: Dataset, frame_indices: Sequence[int], syntax: UID) -> None:
-    start = content.tell()
-    for frame_index in frame_indices:
-        content.seek(start)
-        try:
-            frame = get_frame(content, frame_index, number_of_frames=frame_count(header))  # type: ignore[arg-type]
-        except _DECODER_ERRORS as exc:
-            raise UndecodablePixels("the fragments hold no such frame", reason="truncated_pixel_data") from exc
-        require_matching_codestream(
-            frame,
-            syntax=syntax,
-            rows=whole_number(value(header, "Rows")) or 0,
-            columns=whole_number(value(header, "Columns")) or 0,
-            samples=whole_number(value(header, "SamplesPerPixel")) or 0,
-        )
+    source: Any = content
+    wanted = set(frame_indices)
+    try:
+        for frame_index, frame in enumerate(generate_frames(source, number_of_frames=frame_count(header))):
+            if frame_index in wanted:
+                wanted.discard(frame_index)
+                require_matching_codestream(
+                    frame,
+                    syntax=syntax,
+                    rows=whole_number(value(header, "Rows")) or 0,
+                    columns=whole_number(value(header, "Columns")) or 0,
+                    samples=whole_number(value(header, "SamplesPerPixel")) or 0,
+                )
+            if not wanted:
+                return
+    except _DECODER_ERRORS as exc:
+        raise UndecodablePixels("the fragments hold no such frame", reason="truncated_pixel_data") from exc
+    raise UndecodablePixels("the fragments hold no such frame", reason="truncated_pixel_data")
 
 
 def _inflated(path: Path, header: Dataset) -> Dataset:

@@ -7,7 +7,6 @@ The limits below make that its own end and nobody else's. Started by `umit_pacs.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import resource
@@ -93,11 +92,10 @@ def _render(job: Job) -> Answer:
     decoded: dict[int, tuple[Dataset, NDArray[Any]]] = {}
     mapping = _common_mapping(job, grey, decoded) if job["is_one_stack"] else None
     rendered = np.zeros((len(job["frames"]), job["height"], job["width"]), np.uint8)
-    recipes = []
+    recipes = [""] * len(job["frames"])
     for index, header, stored in _decode(job, range(len(job["frames"])), decoded):
-        pixels, recipe = _render_frame(job["frames"][index], header, stored, grey, mapping)
+        pixels, recipes[index] = _render_frame(job["frames"][index], header, stored, grey, mapping)
         rendered[index], _ = fit_image(pixels, requirements, row_to_column_spacing=job["row_to_column_spacing"])
-        recipes.append(recipe)
     return {"recipes": recipes}, rendered.tobytes()
 
 
@@ -129,7 +127,7 @@ def _common_mapping(job: Job, grey: GreyRecipe, decoded: dict[int, tuple[Dataset
             return None
         presentation = _presentation(job["frames"][index], header, grey)
         samples.append(presentation.sample(thin_out(stored, SAMPLE_PIXELS // SAMPLED_FRAMES)))
-        if middle is None or index <= count // 2:
+        if middle is None or index == indices[len(indices) // 2]:
             middle = presentation, bool(np.issubdtype(stored.dtype, np.integer))
     if middle is None:
         return None
@@ -158,25 +156,23 @@ def _digest(job: Job) -> Answer:
 def _decode(
     job: Job, indices: Sequence[int], decoded: dict[int, tuple[Dataset, NDArray[Any]]]
 ) -> Iterator[tuple[int, Dataset, NDArray[Any]]]:
-    """(index, header, stored values) for each of `indices` into the job's frames; files are opened once per run."""
+    """(index, header, stored values) for each of `indices` into the job's frames, file by file.
+
+    Frames of one file come in the file's order, so that it is read through once. What is in `decoded` is taken from
+    there.
+    """
     frames = job["frames"]
-    for path, run in itertools.groupby(indices, key=lambda index: str(frames[index]["path"])):
-        group = list(run)
-        missing = [index for index in group if index not in decoded]
-        fresh: Iterator[tuple[Dataset, int, NDArray[Any]]] = (
-            stored_frames(
-                Path(path),
-                [frames[index]["frame_index"] for index in missing],
-                image_pixel_budget=job["image_pixel_budget"],
-            )
-            if missing
-            else iter(())
-        )
-        for index in group:
-            if index in decoded:
-                yield index, *decoded.pop(index)
-                continue
-            header, _, stored = next(fresh)
+    by_path: dict[str, list[int]] = {}
+    for index in indices:
+        if index in decoded:
+            yield index, *decoded.pop(index)
+        else:
+            by_path.setdefault(str(frames[index]["path"]), []).append(index)
+    for path, of_path in by_path.items():
+        of_path.sort(key=lambda index: int(frames[index]["frame_index"]))
+        frame_indices = [int(frames[index]["frame_index"]) for index in of_path]
+        fresh = stored_frames(Path(path), frame_indices, image_pixel_budget=job["image_pixel_budget"])
+        for index, (header, _, stored) in zip(of_path, fresh, strict=True):
             yield index, header, stored
 
 

@@ -36,6 +36,8 @@ _LONGEST_HEAD_BYTES = 16 * 1024**2
 _READ_BYTES = 1024**2
 #: A child that closed its pipe ends by itself within this time.
 _GRACE_S = 2.0
+#: Refusals that a codec uttered; all others are made before one is called.
+_CODEC_REASONS = frozenset({"undecodable_pixels", "decoder_out_of_memory"})
 _MODULE = "umit_pacs.pixels.decoding_child"
 
 
@@ -143,8 +145,9 @@ class DecodingProcess:
         except (_Died, TimeoutError) as exc:
             raise self._obituary(exc) from exc
         if "error" in head:
-            # What broke a codec once may have left it broken.
-            self._discard()
+            if head.get("reason") in _CODEC_REASONS:
+                # What broke a codec once may have left it broken.
+                self._discard()
             if head["error"] == "budget":
                 raise PixelBudgetExceeded(str(head["detail"]))
             raise UndecodablePixels(str(head["detail"]), reason=str(head["reason"]))

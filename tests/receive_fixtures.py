@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -77,6 +78,9 @@ def running_receiver(
         add_peer(catalogue, peer)
     files = PayloadFiles(folder)
     receiver = Receiver(settings, catalogue, files)
+    # As the receive process does, which judges UIDs itself.
+    validation = pydicom_config.settings.reading_validation_mode
+    pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     receiver.start()
     try:
         yield RunningReceiver(
@@ -84,6 +88,7 @@ def running_receiver(
         )
     finally:
         receiver.stop(1.0)
+        pydicom_config.settings.reading_validation_mode = validation
         catalogue.close()
 
 

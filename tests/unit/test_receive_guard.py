@@ -1,4 +1,3 @@
-# NETWORK: stop and read /tmp/NOTE_FROM_LEAD_TO_NETWORK.md (from LEAD), then remove this line.
 """Hostile connections are cut off in time, within bounds, and without hurting anyone else."""
 
 from __future__ import annotations
@@ -106,14 +105,14 @@ def test_a_request_with_lying_item_lengths_is_aborted(node: RunningReceiver) -> 
             assert sender.read_pdu()[0] in (2, 3, ABORT)
 
 
-def test_ten_thousand_transfer_syntaxes_are_no_trouble(node: RunningReceiver) -> None:
+def test_thousands_of_transfer_syntaxes_are_aborted(node: RunningReceiver) -> None:
     syntax = struct.pack(">BxH", 0x40, 3) + b"1.2"
     item = struct.pack(">BxH", 0x30, len(CT)) + CT.encode() + syntax * 9000
     whole = associate_request(CONTEXT)
     body = whole[6:] + struct.pack(">BxH", 0x20, 4 + len(item)) + bytes((3, 0, 0, 0)) + item
     with BareSender(node.port) as sender:
         sender.socket.sendall(HEADER.pack(1, len(body)) + body)
-        assert sender.read_pdu()[0] == 2
+        assert sender.read_pdu()[0] == ABORT
 
 
 def test_a_silent_connection_is_closed_in_time(node: RunningReceiver) -> None:
@@ -335,15 +334,13 @@ def test_a_silent_association_is_cut_off_in_time_and_others_go_on(node: RunningR
         assert busy.store(1, CT, image.SOPInstanceUID, data_set(image)) == Status.SUCCESS
 
 
-def test_an_unknown_operation_is_answered_and_the_association_goes_on(node: RunningReceiver) -> None:
-    image = ct_slice()
-    find = store_command(1, CT, image.SOPInstanceUID).replace(
+def test_an_operation_that_is_not_served_is_aborted(node: RunningReceiver) -> None:
+    find = store_command(1, CT, "1.2.3").replace(
         struct.pack("<HHLH", 0, 0x0100, 2, 0x0001), struct.pack("<HHLH", 0, 0x0100, 2, 0x0020)
     )
     with associated(node) as sender:
-        sender.socket.sendall(find + p_data(1, b"\0" * 10, is_command=False, maximum_pdu_bytes=16384))
-        assert sender.read_status() == Status.UNRECOGNISED_OPERATION
-        assert sender.store(1, CT, image.SOPInstanceUID, data_set(image)) == Status.SUCCESS
+        sender.socket.sendall(find)
+        assert sender.read_pdu()[0] == ABORT
 
 
 def test_connections_that_come_and_go_leave_no_descriptor_and_no_thread(node: RunningReceiver) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from umit_pacs.dicom_network.pdus import ProtocolViolation
 
 #: longer than any command set with its UIDs, AE titles and comment can be.
 MAXIMUM_COMMAND_BYTES = 16 * 1024
-NO_DATA_SET = 0x0101
 _ELEMENT = struct.Struct("<HHL")
 
 
@@ -21,7 +19,6 @@ class CommandField(enum.IntEnum):
     C_STORE_RQ = 0x0001
     C_ECHO_RQ = 0x0030
     N_EVENT_REPORT_RQ = 0x0100
-    C_CANCEL_RQ = 0x0FFF
 
 
 RESPONSE = 0x8000
@@ -43,24 +40,8 @@ class Element(enum.IntEnum):
     EVENT_TYPE_ID = 0x1002
 
 
-#: VR LO of the Error Comment.
-_MAXIMUM_COMMENT = 64
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """A command set that asks for something."""
-
-    command_field: int
-    message_id: int
-    has_data_set: bool
-    affected_sop_class_uid: str
-    affected_sop_instance_uid: str
-    event_type_id: int
-
-
-def read_request(content: bytes | bytearray) -> Request:
-    """Read a command set. Raises ProtocolViolation when it is malformed or no request."""
+def read_command_field(content: bytes | bytearray) -> int:
+    """(0000,0100) of a request's command set. Raises ProtocolViolation when the set is malformed or no request."""
     values: dict[int, bytes] = {}
     position = 0
     while position < len(content):
@@ -75,33 +56,9 @@ def read_request(content: bytes | bytearray) -> Request:
     command_field = _number(values, Element.COMMAND_FIELD)
     if command_field & RESPONSE:
         raise ProtocolViolation("response_without_request")
-    return Request(
-        command_field=command_field,
-        # C-CANCEL carries only the id of what it cancels.
-        message_id=_number(values, Element.MESSAGE_ID, default=0),
-        has_data_set=_number(values, Element.COMMAND_DATA_SET_TYPE) != NO_DATA_SET,
-        affected_sop_class_uid=_text(values, Element.AFFECTED_SOP_CLASS_UID),
-        affected_sop_instance_uid=_text(values, Element.AFFECTED_SOP_INSTANCE_UID),
-        event_type_id=_number(values, Element.EVENT_TYPE_ID, default=0),
-    )
-
-
-def response(request: Request, *, status: int, comment: str = "") -> bytes:
-    """The encoded response to `request`, without a data set."""
-    fields: dict[Element, int | str] = {
-        Element.AFFECTED_SOP_CLASS_UID: request.affected_sop_class_uid,
-        Element.COMMAND_FIELD: request.command_field | RESPONSE,
-        Element.MESSAGE_ID_BEING_RESPONDED_TO: request.message_id,
-        Element.COMMAND_DATA_SET_TYPE: NO_DATA_SET,
-        Element.STATUS: status,
-    }
-    if comment:
-        fields[Element.ERROR_COMMENT] = comment[:_MAXIMUM_COMMENT]
-    if request.affected_sop_instance_uid:
-        fields[Element.AFFECTED_SOP_INSTANCE_UID] = request.affected_sop_instance_uid
-    if request.command_field == CommandField.N_EVENT_REPORT_RQ:
-        fields[Element.EVENT_TYPE_ID] = request.event_type_id
-    return encode(fields)
+    _number(values, Element.COMMAND_DATA_SET_TYPE)
+    _number(values, Element.MESSAGE_ID)
+    return command_field
 
 
 def encode(fields: Mapping[Element, int | str]) -> bytes:
@@ -119,15 +76,8 @@ def _encoded_text(element: Element, value: str) -> bytes:
     return content + padding if len(content) % 2 else content
 
 
-def _number(values: Mapping[int, bytes], element: Element, *, default: int | None = None) -> int:
+def _number(values: Mapping[int, bytes], element: Element) -> int:
     content = values.get(element)
-    if content is None and default is not None:
-        return default
     if content is None or len(content) != 2:
         raise ProtocolViolation("command_set")
     return int.from_bytes(content, "little")
-
-
-def _text(values: Mapping[int, bytes], element: Element) -> str:
-    """UIDs as they came; latin-1 keeps whatever a hostile peer puts there, to be judged later."""
-    return values.get(element, b"").decode("latin-1").rstrip("\0 ")

@@ -1,4 +1,3 @@
-# NETWORK: stop and read /tmp/NOTE_FROM_LEAD_TO_NETWORK.md (from LEAD), then remove this line.
 """Who a received data set says it is: its four UIDs, read from the first bytes without parsing the rest.
 
 The walk is flat: nested sequences of undefined length only deepen a list, so that no depth is too deep, and lengths are

@@ -1,8 +1,7 @@
 """The DICOM listener: C-ECHO and C-STORE as SCP, storage commitment reports as SCU.
 
-pynetdicom's acceptor is not used here. It reads whatever length a peer announces, waits without a deadline inside a
-PDU, holds whole data sets in memory, and passes every message between two polling threads; the tests show
-what this one does instead. Each association has one thread and one buffer.
+pynetdicom serves each association; in front of it stand a door that reads the association request within bounds, and a
+socket that judges every PDU before its body is read.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import time
 
 from umit_pacs.dicom_network import pdus
 from umit_pacs.dicom_network.door import Door
-from umit_pacs.dicom_network.negotiation import AssociationRequest
+from umit_pacs.dicom_network.negotiation import APPLICATION_CONTEXT, AssociationRequest
 from umit_pacs.dicom_network.pdus import Rejection
 from umit_pacs.dicom_network.served_association import ServedAssociation
-from umit_pacs.dicom_network.services import NodeServices
-from umit_pacs.errors import InvalidConfiguration
+from umit_pacs.dicom_network.services import Admission, NodeServices
+from umit_pacs.errors import InvalidConfiguration, UmitPacsError
 from umit_pacs.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Listener:
         self._services = services
         self._door: Door | None = None
         self._lock = threading.Lock()
-        self._running: dict[ServedAssociation, threading.Thread] = {}
+        self._running: set[ServedAssociation] = set()
 
     @property
     def port(self) -> int:
@@ -67,46 +66,67 @@ class Listener:
             return
         door.close()
         deadline = time.monotonic() + grace_s
-        for thread in self._threads():
-            thread.join(max(deadline - time.monotonic(), 0.0))
-        with self._lock:
-            remaining = dict(self._running)
+        for association in self._associations():
+            association.join(max(deadline - time.monotonic(), 0.0))
+        remaining = self._associations()
         for association in remaining:
-            association.abort()
-        for thread in remaining.values():
-            thread.join(_ABORTED_JOIN_S)
+            association.end()
+        for association in remaining:
+            association.join(_ABORTED_JOIN_S)
         log.info("stopped_listening", extra={"aborted": len(remaining)})
 
-    def _threads(self) -> list[threading.Thread]:
+    def _associations(self) -> list[ServedAssociation]:
         with self._lock:
-            return list(self._running.values())
+            return list(self._running)
 
     def _on_request(self, connection: socket.socket, request: AssociationRequest) -> None:
-        """Start a thread for the association, unless as many run as may; called in the door's thread."""
-        association = ServedAssociation(connection, request, self._services, self._settings)
-        thread = threading.Thread(target=self._serve, args=(association,), name="dicom-association", daemon=True)
-        with self._lock:
-            is_full = len(self._running) >= self._settings.maximum_associations
-            if not is_full:
-                self._running[association] = thread
-        if is_full:
-            log.warning("association_rejected", extra={"peer_host": request.peer_host, "reason": "too_many"})
+        """Start serving the association, unless it is rejected; called in the door's thread."""
+        admission = self._judge(request)
+        rejection = admission.rejection
+        if rejection is None and self.open_associations >= self._settings.maximum_associations:
+            rejection = Rejection.LOCAL_LIMIT_EXCEEDED
+        if rejection is not None:
+            fields = {"calling_ae_title": request.calling_ae_title, "peer_host": request.peer_host}
+            log.warning("association_rejected", extra={**fields, "reason": rejection.name.lower()})
             with contextlib.suppress(OSError):
-                connection.send(pdus.rejection(Rejection.LOCAL_LIMIT_EXCEEDED))
+                connection.send(pdus.rejection(rejection))
+                connection.shutdown(socket.SHUT_WR)
             connection.close()
             self._left(request)
             return
-        thread.start()
-
-    def _serve(self, association: ServedAssociation) -> None:
         try:
-            association.serve()
-        finally:
-            with self._lock:
-                del self._running[association]
-            self._left(association.request)
+            association = ServedAssociation(
+                connection,
+                request,
+                self._services,
+                self._settings,
+                may_store=admission.may_store,
+                on_end=self._ended,
+            )
+        except OSError:  # the peer has gone already
+            connection.close()
+            self._left(request)
+            return
+        with self._lock:
+            self._running.add(association)
+        association.start()
+
+    def _judge(self, request: AssociationRequest) -> Admission:
+        if not request.protocol_version & 1:
+            return Admission(rejection=Rejection.PROTOCOL_VERSION_NOT_SUPPORTED)
+        if request.application_context != APPLICATION_CONTEXT:
+            return Admission(rejection=Rejection.APPLICATION_CONTEXT_NOT_SUPPORTED)
+        try:
+            return self._services.admit(request)
+        except UmitPacsError as exc:
+            log.warning("peer_not_judged", extra={"reason": exc.reason})
+            return Admission(rejection=Rejection.TEMPORARY_CONGESTION)
+
+    def _ended(self, association: ServedAssociation) -> None:
+        with self._lock:
+            self._running.discard(association)
+        self._left(association.request)
 
     def _left(self, request: AssociationRequest) -> None:
-        # The door is gone while the last associations end.
-        if (door := self._door) is not None:
-            door.left(request.peer_host)
+        if self._door is not None:
+            self._door.left(request.peer_host)

@@ -1,4 +1,4 @@
-"""Association negotiation as acceptor (PS3.8 9.3.2, 9.3.3; PS3.7 Annex D): what is asked, and what is answered."""
+"""An association request (PS3.8 9.3.2, PS3.7 Annex D), read before pynetdicom sees it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from umit_pacs import __version__
 from umit_pacs.dicom_network.pdus import HEADER, PDUType, ProtocolViolation
-from umit_pacs.dicom_network.supported_classes import is_supported_class, transfer_syntaxes_of
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 #: derived from a UUID (PS3.5 B.2), once and for all.
@@ -19,21 +18,17 @@ _ITEM = struct.Struct(">BxH")
 #: protocol version, reserved, called and calling AE title, reserved.
 _FIXED_PART = struct.Struct(">H2x16s16s32x")
 _MAXIMUM_CONTEXTS = 128
+#: the standard knows about sixty.
+_MAXIMUM_TRANSFER_SYNTAXES = 128
 
 _APPLICATION_CONTEXT_ITEM = 0x10
 _PROPOSED_CONTEXT_ITEM = 0x20
-_ANSWERED_CONTEXT_ITEM = 0x21
 _ABSTRACT_SYNTAX_ITEM = 0x30
 _TRANSFER_SYNTAX_ITEM = 0x40
 _USER_INFORMATION_ITEM = 0x50
 _MAXIMUM_LENGTH_ITEM = 0x51
 _IMPLEMENTATION_CLASS_ITEM = 0x52
 _ROLE_ITEM = 0x54
-_IMPLEMENTATION_VERSION_ITEM = 0x55
-
-_ACCEPTED = 0
-_ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
-_TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,19 +51,8 @@ class AssociationRequest:
     protocol_version: int
     application_context: str
     contexts: tuple[ProposedContext, ...]
-    #: longest P-DATA-TF PDU that the peer accepts; 0: no limit.
-    maximum_pdu_bytes: int
-    #: SOP class: (requestor may be SCU, requestor may be SCP), where the requestor says.
-    roles: dict[str, tuple[bool, bool]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AcceptedContext:
-    """A presentation context that both sides use."""
-
-    context_id: int
-    abstract_syntax: str
-    transfer_syntax: str
+    #: the PDU as it was received.
+    pdu: bytes
 
 
 def read_request(body: bytes | memoryview, *, peer_host: str) -> AssociationRequest:
@@ -78,15 +62,13 @@ def read_request(body: bytes | memoryview, *, peer_host: str) -> AssociationRequ
     protocol_version, called, calling = _FIXED_PART.unpack_from(body)
     application_context = ""
     contexts: list[ProposedContext] = []
-    maximum_pdu_bytes = 0
-    roles: dict[str, tuple[bool, bool]] = {}
     for kind, content in _items(memoryview(body)[_FIXED_PART.size :]):
         if kind == _APPLICATION_CONTEXT_ITEM:
             application_context = _uid(content)
         elif kind == _PROPOSED_CONTEXT_ITEM:
             contexts.append(_proposed_context(content))
         elif kind == _USER_INFORMATION_ITEM:
-            maximum_pdu_bytes, roles = _user_information(content)
+            _require_user_information(content)
     _require_distinct(contexts)
     return AssociationRequest(
         calling_ae_title=_ae_title(calling),
@@ -95,32 +77,8 @@ def read_request(body: bytes | memoryview, *, peer_host: str) -> AssociationRequ
         protocol_version=protocol_version,
         application_context=application_context,
         contexts=tuple(contexts),
-        maximum_pdu_bytes=maximum_pdu_bytes,
-        roles=roles,
+        pdu=HEADER.pack(PDUType.ASSOCIATE_RQ, len(body)) + bytes(body),
     )
-
-
-def accept(request: AssociationRequest, *, maximum_pdu_bytes: int) -> tuple[bytes, dict[int, AcceptedContext]]:
-    """The A-ASSOCIATE-AC PDU for `request`, and the accepted contexts by their id.
-
-    Of each context's transfer syntaxes the first supported one is taken, in the requestor's order.
-    """
-    accepted: dict[int, AcceptedContext] = {}
-    items = _item(_APPLICATION_CONTEXT_ITEM, APPLICATION_CONTEXT.encode("ascii"))
-    for proposed in request.contexts:
-        result, transfer_syntax = _answer(proposed)
-        if result == _ACCEPTED:
-            accepted[proposed.context_id] = AcceptedContext(
-                context_id=proposed.context_id,
-                abstract_syntax=proposed.abstract_syntax,
-                transfer_syntax=transfer_syntax,
-            )
-        syntax_item = _item(_TRANSFER_SYNTAX_ITEM, transfer_syntax.encode("ascii"))
-        items += _item(_ANSWERED_CONTEXT_ITEM, bytes((proposed.context_id, 0, result, 0)) + syntax_item)
-    items += _item(_USER_INFORMATION_ITEM, _own_information(request, maximum_pdu_bytes))
-    titles = (request.called_ae_title, request.calling_ae_title)
-    fixed = _FIXED_PART.pack(1, *(title.encode("ascii", "replace").ljust(16) for title in titles))
-    return HEADER.pack(PDUType.ASSOCIATE_AC, len(fixed) + len(items)) + fixed + items, accepted
 
 
 def association_request(
@@ -144,26 +102,6 @@ def association_request(
     return HEADER.pack(PDUType.ASSOCIATE_RQ, len(fixed) + len(items)) + fixed + items
 
 
-def _answer(proposed: ProposedContext) -> tuple[int, str]:
-    if not is_supported_class(proposed.abstract_syntax):
-        return _ABSTRACT_SYNTAX_NOT_SUPPORTED, proposed.transfer_syntaxes[0]
-    supported = transfer_syntaxes_of(proposed.abstract_syntax)
-    for transfer_syntax in proposed.transfer_syntaxes:
-        if transfer_syntax in supported:
-            return _ACCEPTED, transfer_syntax
-    return _TRANSFER_SYNTAXES_NOT_SUPPORTED, proposed.transfer_syntaxes[0]
-
-
-def _own_information(request: AssociationRequest, maximum_pdu_bytes: int) -> bytes:
-    information = _item(_MAXIMUM_LENGTH_ITEM, struct.pack(">L", maximum_pdu_bytes))
-    information += _item(_IMPLEMENTATION_CLASS_ITEM, IMPLEMENTATION_CLASS_UID.encode("ascii"))
-    for sop_class_uid, (is_scu, is_scp) in request.roles.items():
-        if is_supported_class(sop_class_uid):
-            uid = sop_class_uid.encode("ascii")
-            information += _item(_ROLE_ITEM, struct.pack(">H", len(uid)) + uid + bytes((is_scu, is_scp)))
-    return information + _item(_IMPLEMENTATION_VERSION_ITEM, IMPLEMENTATION_VERSION_NAME.encode("ascii"))
-
-
 def _proposed_context(content: memoryview) -> ProposedContext:
     if len(content) < 4:
         raise ProtocolViolation("presentation_context")
@@ -174,7 +112,7 @@ def _proposed_context(content: memoryview) -> ProposedContext:
             abstract_syntax = _uid(value)
         elif kind == _TRANSFER_SYNTAX_ITEM:
             transfer_syntaxes.append(_uid(value))
-    if not abstract_syntax or not transfer_syntaxes:
+    if not abstract_syntax or not 0 < len(transfer_syntaxes) <= _MAXIMUM_TRANSFER_SYNTAXES:
         raise ProtocolViolation("presentation_context")
     return ProposedContext(
         context_id=content[0], abstract_syntax=abstract_syntax, transfer_syntaxes=tuple(transfer_syntaxes)
@@ -188,30 +126,23 @@ def _require_distinct(contexts: list[ProposedContext]) -> None:
         raise ProtocolViolation("presentation_context_ids")
 
 
-def _user_information(content: memoryview) -> tuple[int, dict[str, tuple[bool, bool]]]:
-    maximum_pdu_bytes = 0
-    roles: dict[str, tuple[bool, bool]] = {}
+def _require_user_information(content: memoryview) -> None:
+    """Raise ProtocolViolation for user information that pynetdicom would stumble over."""
     for kind, value in _items(content):
         if kind == _MAXIMUM_LENGTH_ITEM:
             if len(value) != 4:
                 raise ProtocolViolation("maximum_length")
             (maximum_pdu_bytes,) = struct.unpack(">L", value)
+            # A peer that takes less than one fragment header a PDU could never be answered.
+            if 0 < maximum_pdu_bytes < 64:
+                raise ProtocolViolation("maximum_length")
         elif kind == _ROLE_ITEM:
-            sop_class_uid, is_scu, is_scp = _role(value)
-            roles[sop_class_uid] = (is_scu, is_scp)
-    # A peer that takes less than one fragment header a PDU could never be answered.
-    if 0 < maximum_pdu_bytes < 64:
-        raise ProtocolViolation("maximum_length")
-    return maximum_pdu_bytes, roles
+            _require_role(value)
 
 
-def _role(value: memoryview) -> tuple[str, bool, bool]:
-    if len(value) < 4:
+def _require_role(value: memoryview) -> None:
+    if len(value) < 4 or len(value) != struct.unpack_from(">H", value)[0] + 4:
         raise ProtocolViolation("role_selection")
-    (uid_length,) = struct.unpack_from(">H", value)
-    if len(value) != uid_length + 4:
-        raise ProtocolViolation("role_selection")
-    return _uid(value[2 : 2 + uid_length]), bool(value[-2]), bool(value[-1])
 
 
 def _items(content: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -6,9 +6,7 @@ Nothing is read before its announced length has been judged, and nothing is wait
 from __future__ import annotations
 
 import enum
-import socket
 import struct
-import time
 from collections.abc import Iterator
 
 HEADER = struct.Struct(">BxL")
@@ -43,14 +41,6 @@ class Rejection(enum.Enum):
     LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
 
 
-class ConnectionEnded(Exception):
-    """The connection is gone, or was silent for too long; `reason` is a stable word."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 class ProtocolViolation(Exception):
     """The peer sent what PS3.8 or this node's limits do not allow; the association is aborted."""
 
@@ -64,68 +54,20 @@ _SHORT_PDU_BYTES = 4
 _PDUS_AFTER_REQUEST = frozenset({PDUType.P_DATA_TF, PDUType.RELEASE_RQ, PDUType.ABORT})
 
 
-class PDUReader:
-    """Reads the PDUs of one established association from its socket, into one buffer that is used again and again."""
+def require_allowed(type_code: int, length: int, *, maximum_pdu_bytes: int) -> PDUType:
+    """The type of a PDU that may come on an established association; judged before its body is read.
 
-    def __init__(
-        self, connection: socket.socket, *, maximum_pdu_bytes: int, idle_timeout_s: float, pdu_timeout_s: float
-    ) -> None:
-        self._connection = connection
-        self._maximum_pdu_bytes = maximum_pdu_bytes
-        self._idle_timeout_s = idle_timeout_s
-        self._pdu_timeout_s = pdu_timeout_s
-        self._header = memoryview(bytearray(HEADER.size))
-        self._body = memoryview(bytearray(min(maximum_pdu_bytes, 32 * 1024)))
-
-    def read(self) -> tuple[PDUType, memoryview]:
-        """The next PDU's type and body; the body is valid until the next call.
-
-        Raises ProtocolViolation before reading a body that is not allowed, ConnectionEnded when the peer is silent for
-        longer than the idle timeout or needs longer than the PDU timeout for one PDU.
-        """
-        deadline = self._fill(self._header, deadline=None)
-        type_code, length = HEADER.unpack(self._header)
-        pdu_type = self._require_allowed(type_code, length)
-        if length > len(self._body):
-            self._body = memoryview(bytearray(self._maximum_pdu_bytes))
-        body = self._body[:length]
-        self._fill(body, deadline=deadline)
-        return pdu_type, body
-
-    def _require_allowed(self, type_code: int, length: int) -> PDUType:
-        if type_code not in _PDUS_AFTER_REQUEST:
-            raise ProtocolViolation("unexpected_pdu_type")
-        pdu_type = PDUType(type_code)
-        if pdu_type is PDUType.P_DATA_TF:
-            if not _PDV_HEADER.size <= length <= self._maximum_pdu_bytes:
-                raise ProtocolViolation("p_data_length")
-        elif length != _SHORT_PDU_BYTES:
-            raise ProtocolViolation("pdu_length")
-        return pdu_type
-
-    def _fill(self, view: memoryview, *, deadline: float | None) -> float:
-        """Receive until `view` is full; without a deadline it starts with the first byte. Returns the deadline."""
-        self._connection.settimeout(
-            self._idle_timeout_s if deadline is None else max(deadline - time.monotonic(), 0.001)
-        )
-        while view:
-            try:
-                received = self._connection.recv_into(view)
-            except TimeoutError as exc:
-                raise ConnectionEnded("silent" if deadline is None else "pdu_too_slow") from exc
-            except OSError as exc:
-                raise ConnectionEnded("connection_lost") from exc
-            if received == 0:
-                raise ConnectionEnded("connection_closed")
-            view = view[received:]
-            now = time.monotonic()
-            if deadline is None:
-                deadline = now + self._pdu_timeout_s
-            if view:
-                if now >= deadline:
-                    raise ConnectionEnded("pdu_too_slow")
-                self._connection.settimeout(deadline - now)
-        return deadline if deadline is not None else time.monotonic() + self._pdu_timeout_s
+    Raises ProtocolViolation for another type, or an impossible length.
+    """
+    if type_code not in _PDUS_AFTER_REQUEST:
+        raise ProtocolViolation("unexpected_pdu_type")
+    pdu_type = PDUType(type_code)
+    if pdu_type is PDUType.P_DATA_TF:
+        if not _PDV_HEADER.size <= length <= maximum_pdu_bytes:
+            raise ProtocolViolation("p_data_length")
+    elif length != _SHORT_PDU_BYTES:
+        raise ProtocolViolation("pdu_length")
+    return pdu_type
 
 
 def fragments(body: memoryview) -> Iterator[tuple[int, bool, bool, memoryview]]:
@@ -163,11 +105,6 @@ def p_data(context_id: int, message: bytes, *, is_command: bool, maximum_pdu_byt
 def rejection(reason: Rejection) -> bytes:
     """An A-ASSOCIATE-RJ PDU."""
     return HEADER.pack(PDUType.ASSOCIATE_RJ, 4) + struct.pack(">xBBB", *reason.value)
-
-
-def release_reply() -> bytes:
-    """An A-RELEASE-RP PDU."""
-    return HEADER.pack(PDUType.RELEASE_RP, 4) + bytes(4)
 
 
 def abort(*, by_provider: bool = False) -> bytes:

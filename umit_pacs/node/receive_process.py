@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from multiprocessing.connection import Connection
 
+from pydicom import config as pydicom_config
+
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.query import echo
 from umit_pacs.errors import PeerRefused
@@ -21,6 +23,8 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 def run_receive(settings: Settings, process_name: str = "receive", *, supervisor: Connection | None = None) -> None:
     """Run the listener until it is told to stop; then let running associations end within the grace."""
     life = Lifecycle.begin(settings, process_name, supervisor)
+    # Receiving judges what it uses of a data set itself; pydicom would check every value of every command set again.
+    pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     receiver = Receiver(settings, open_catalogue(settings.catalogue_url), PayloadFiles(settings.store.folder))
     receiver.start()
     echo_ourselves(settings, receiver.port)

@@ -50,7 +50,6 @@ def accepted_contexts(contexts):
             ProposedContext(context_id=2 * i + 1, abstract_syntax=abstract, transfer_syntaxes=(syntax,))
             for i, (abstract, syntax) in enumerate(contexts)
         ),
-        maximum_pdu_bytes=0,
         pdu=b"",
     )
     return {(str(c.abstract_syntax), str(syntax)) for c in supported_contexts(request) for syntax in c.transfer_syntax}

@@ -191,8 +191,7 @@ def request_from(host: str, *, calling: str = "CT1", called: str = "UMIT") -> As
         protocol_version=1,
         application_context=negotiation.APPLICATION_CONTEXT,
         contexts=(),
-        maximum_pdu_bytes=0,
-        roles={},
+        pdu=b"",
     )
 
 

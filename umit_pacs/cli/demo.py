@@ -37,7 +37,7 @@ from umit_pacs.store.stories import StudyStory, story
 
 #: Longest wait for all drafts to be confirmed.
 DEMO_LIMIT_S = 600.0
-#: Of the simulated patient: an effusion on the left and a consolidation on the right. No training study is drawn from it.
+#: Of a patient with an effusion on the left and a consolidation on the right; no training study is drawn from it.
 SIMULATED_SEED = 5
 
 

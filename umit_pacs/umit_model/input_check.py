@@ -1,9 +1,10 @@
 """Does an image look like those that the checkpoint was trained on?
 
 A cheap guard against a leg labelled CHEST. An image becomes one vector: mean and spread of its vision features over all
-tokens, and a coarse picture of its grey values. Known images fill a small part of that space; how far outside it an
-image lies is measured along the main directions (Mahalanobis) and beside them (what the main directions leave over).
-Beyond either limit the checkpoint has nothing to say about the image.
+tokens, their means in a grid of regions (a leg has other things in other places), and a coarse picture of its grey
+values. Known images fill a small part of that space; how far outside it an image lies is measured along the main
+directions (Mahalanobis) and beside them (what the main directions leave over). Beyond either limit the checkpoint has
+nothing to say about the image.
 
 The parameters come with the checkpoint (`input_check.safetensors`), one group of them per set of modalities, and are
 fitted by `fit_input_check` on the vectors of training and held-out images.
@@ -24,6 +25,7 @@ from umit_pacs.errors import CheckpointInvalid
 from umit_pacs.umit_model.generation import VisionFeatures
 
 _COARSE_EDGE = 8
+_REGIONS_EDGE = 4
 _SMALLEST_SPREAD = 1e-6
 
 
@@ -67,15 +69,22 @@ def input_vector(images: Sequence[NDArray[np.uint8]], features: VisionFeatures) 
     images: (H, W) prepared pixels; features: what `encode_images` made of exactly these.
     """
     tokens = np.concatenate([token.float().cpu().numpy() for token in features.tokens])  # (T, hidden)
+    regions = np.mean(
+        [
+            _regions(token.float().cpu().numpy(), rows=int(grid[1]), columns=int(grid[2]))
+            for token, grid in zip(features.tokens, features.grid_thw.tolist(), strict=True)
+        ],
+        axis=0,
+    )
     coarse = np.mean([_coarse(image) for image in images], axis=0)
-    return np.concatenate([tokens.mean(axis=0), tokens.std(axis=0), coarse]).astype(np.float32)
+    return np.concatenate([tokens.mean(axis=0), tokens.std(axis=0), regions, coarse]).astype(np.float32)
 
 
 def fit_input_check(
     features: NDArray[np.float32],
     *,
     held_out: NDArray[np.float32] | None = None,
-    directions: int = 32,
+    directions: int = 24,
     quantile: float = 0.999,
     margin: float = 1.25,
 ) -> InputCheck:
@@ -146,6 +155,17 @@ def read_input_checks(path: Path) -> dict[str, InputCheck]:
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
         raise CheckpointInvalid(f"{path}: {exc}") from exc
     return checks
+
+
+def _regions(tokens: NDArray[np.float32], *, rows: int, columns: int) -> NDArray[np.float32]:
+    """Means of one image's (T, hidden) tokens in a grid of regions; rows, columns: of patches, merged into tokens."""
+    merge = round((rows * columns / len(tokens)) ** 0.5)
+    grid = tokens.reshape(rows // merge, columns // merge, -1)
+    bands = [
+        np.array_split(band, min(_REGIONS_EDGE, grid.shape[1]), axis=1)
+        for band in np.array_split(grid, min(_REGIONS_EDGE, grid.shape[0]), axis=0)
+    ]
+    return np.concatenate([part.mean(axis=(0, 1)) for band in bands for part in band])
 
 
 def _coarse(image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -6,6 +6,8 @@ import dataclasses
 import os
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -401,6 +403,42 @@ def test_the_death_of_the_process_is_the_reason_and_nothing_else(
     assert error.reason == ("decode_timeout" if kind is signal.SIGXCPU else "decoder_died")
     np.testing.assert_array_equal(rendered(decoder, path), before)
     assert _child_pid(decoder) != pid
+
+
+def test_a_request_to_stop_the_node_does_not_cost_a_series(tmp_path: Path, decoder: DecodingProcess) -> None:
+    path = ct_slice(tmp_path)
+    before = rendered(decoder, path)
+    pid = _child_pid(decoder)
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        os.kill(pid, kind)
+    np.testing.assert_array_equal(rendered(decoder, path), before)
+    assert (_child_pid(decoder), os.getsid(pid)) == (pid, pid)
+
+
+def test_the_process_ends_with_its_parent() -> None:
+    script = (
+        "import os, signal;"
+        "from umit_pacs.pixels.decoding_process import DecodingProcess;"
+        "from umit_pacs.settings import ModelSettings;"
+        "decoder = DecodingProcess(ModelSettings()); decoder.start();"
+        "print(decoder._child.process.pid, flush=True);"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    parent = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    child = Path("/proc") / parent.stdout.strip()
+    deadline = time.monotonic() + 60
+    while _is_running(child) and time.monotonic() < deadline:
+        threading.Event().wait(0.02)
+    assert not _is_running(child)
+
+
+def _is_running(process: Path) -> bool:
+    """Whether a process still runs; one that nobody has waited for does not."""
+    try:
+        return "State:\tZ" not in (process / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _kill_when_asked(pid: int, kind: signal.Signals) -> None:

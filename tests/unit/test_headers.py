@@ -18,6 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from tests.phantoms import chest_like_ct, chinese_study, german_study, write_ct_series
 from umit_pacs.errors import UndecodablePixels
 from umit_pacs.pixels.headers import MAXIMUM_DEPTH, read_header
+from umit_pacs.pixels.stacks import classify_series
 
 PLANE = chest_like_ct(slices=3, edge=16)[1:2]
 CHARACTER_SETS = Path(pydicom.__file__).parent / "data" / "charset_files"
@@ -35,11 +36,13 @@ def reason_of(path: Path) -> str:
 
 
 def outcome(path: Path) -> str:
-    """The reason of a refusal, "" when the header was read."""
+    """The reason of a refusal, "" when the header was read; what was read can be judged."""
     try:
-        read_header(path)
+        header = read_header(path)
     except UndecodablePixels as exc:
         return exc.reason
+    geometry = classify_series([header, header])
+    assert geometry.unfit or geometry.reason or geometry.is_volume
     return ""
 
 

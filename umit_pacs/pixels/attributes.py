@@ -7,9 +7,11 @@ C.7.6.16). What is absent, empty or cannot be read as asked is None: the caller 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 
@@ -47,10 +49,11 @@ _UNREADABLE = (
 )
 
 
-def value(dataset: Dataset, keyword: str) -> Any:
-    """The value of an attribute of `dataset`; None when absent, empty or malformed."""
+def value(dataset: Dataset, keyword: str | tuple[int, int]) -> Any:
+    """The value of an attribute of `dataset`, by keyword or tag; None when absent, empty or malformed."""
     try:
         found = dataset.get(keyword)
+        found = found.value if isinstance(found, DataElement) else found
     except _UNREADABLE:
         return None
     return None if found is None or found == "" or (isinstance(found, Iterable) and not found) else found
@@ -95,8 +98,10 @@ def whole_number(found: Any) -> int | None:
 
 def text(dataset: Dataset, keyword: str) -> str:
     """The attribute as one stripped text; "" when absent."""
-    found = value(dataset, keyword)
-    return "" if found is None else str(found).strip()
+    # Bytes that do not fit the character set become replacement characters; pydicom warns about each.
+    with warnings.catch_warnings(action="ignore"):
+        found = value(dataset, keyword)
+        return "" if found is None else str(found).strip()
 
 
 def words(found: Any) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,6 +44,9 @@ Answer = tuple[dict[str, Any], bytes]
 def main(arguments: Sequence[str]) -> None:
     """Serve jobs from standard input until it ends. Arguments: memory in bytes, seconds of CPU time per job."""
     memory_bytes, job_s = int(arguments[0]), int(arguments[1])
+    # The parent decides when this ends: it closes standard input, or kills.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     # Codecs print; nothing but answers may reach the parent.
     with open(os.devnull, "wb") as nowhere:

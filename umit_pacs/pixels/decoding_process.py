@@ -274,6 +274,8 @@ def _spawn(limits: tuple[int, int]) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
+        # A Ctrl-C in the terminal is for the node, which ends its studies first.
+        start_new_session=True,
         env={
             "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
             "PYTHONDONTWRITEBYTECODE": "1",

@@ -7,6 +7,7 @@ and warns about every odd value. Here each of these ends in a reason or is passe
 from __future__ import annotations
 
 import mmap
+import struct
 import warnings
 import zlib
 from io import BytesIO
@@ -17,6 +18,7 @@ import pydicom.config
 from pydicom.charset import convert_encodings, python_encoding
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -31,6 +33,20 @@ MAXIMUM_DEPTH = 64
 _PREAMBLE_BYTES = 132
 #: Pixel Data, Float Pixel Data, Double Float Pixel Data.
 _PIXEL_DATA = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
+#: What pydicom raises on what it cannot parse.
+_PARSER_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    struct.error,
+    BytesLengthException,
+)
 _CHARACTER_SET = 0x00080005
 #: ISO 8859-1 gives every byte a character and gives the same bytes back.
 _TOLERANT_CHARACTER_SET = "ISO_IR 100"
@@ -66,8 +82,8 @@ def locate_pixels(path: Path) -> tuple[Dataset, int]:
         raise _too_deep() from exc
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as exc:
-        # pydicom reports what it cannot parse by any of these, the end of the stack among them.
+    except _PARSER_ERRORS as exc:
+        # pydicom turns the end of the stack into an OSError in places.
         if isinstance(exc.__context__, RecursionError):
             raise _too_deep() from exc
         detail = f"the header cannot be read ({type(exc).__name__})"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.uid import ExplicitVRBigEndian
 
@@ -27,6 +28,7 @@ _MODULE_ERRORS = (
     NotImplementedError,
     OverflowError,
     struct.error,
+    BytesLengthException,
 )
 #: A lookup table has at most this many entries (PS3.3 C.11.1.1).
 _LUT_ENTRIES = 65536

@@ -163,9 +163,7 @@ def _date_time(found: object) -> datetime | None:
 
 
 def _private_number(header: Dataset, tag: tuple[int, int]) -> float | None:
-    if tag not in header:
-        return None
-    found = header[tag].value
+    found = value(header, tag)
     if isinstance(found, bytes):
         found = found.decode("ascii", errors="replace").strip("\x00 ")
     converted = number(found)

@@ -29,8 +29,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -69,6 +68,9 @@ log = logging.getLogger(__name__)
 
 #: what is tried again later ends in FAILED after so many attempts in a row (about four minutes with the usual pauses).
 MAXIMUM_ATTEMPTS = 8
+
+#: why `assemble` refuses a study for good.
+TWO_PATIENTS = "two_patients"
 
 #: the stage that an input set in this state is waiting for.
 STAGE_OF = {
@@ -141,9 +143,8 @@ def assemble(tools: Tools, count_instances: CountInstances) -> None:
 @DBOS.workflow(name=Stage.ROUTE, max_recovery_attempts=MAXIMUM_RECOVERIES)
 def route_study(input_set_id: str, attempt: int) -> None:
     """The rules decide what is asked about the study, and how urgent it is."""
-    with _worker_boundary(Stage.ROUTE, input_set_id, attempt) as tools:
-        decide_by_rules(input_set_id)
-        start_analysis(tools, input_set_id)
+    _take_in_hand(Stage.ROUTE, input_set_id, attempt, decide_by_rules)
+    start_analysis(_tools(), input_set_id)
 
 
 @DBOS.step()
@@ -178,10 +179,8 @@ def start_analysis(tools: Tools, input_set_id: str) -> None:
 @DBOS.workflow(name=Stage.ANALYSE, max_recovery_attempts=MAXIMUM_RECOVERIES)
 def analyse(input_set_id: str, attempt: int) -> None:
     """The model reads the study and its answers become DICOM objects."""
-    with _worker_boundary(Stage.ANALYSE, input_set_id, attempt) as tools:
-        ask_the_model(input_set_id)
-        write_results(input_set_id)
-        start_return(tools, input_set_id)
+    _take_in_hand(Stage.ANALYSE, input_set_id, attempt, ask_the_model, write_results)
+    start_return(_tools(), input_set_id)
 
 
 @DBOS.step()
@@ -264,9 +263,7 @@ def start_return(tools: Tools, input_set_id: str) -> None:
 @DBOS.workflow(name=Stage.RETURN, max_recovery_attempts=MAXIMUM_RECOVERIES)
 def return_results(input_set_id: str, attempt: int) -> None:
     """One pass: send what is due, ask about what was sent. The sweep starts the next one when there is more to do."""
-    with _worker_boundary(Stage.RETURN, input_set_id, attempt):
-        send_what_is_due(input_set_id)
-        confirm_what_was_sent(input_set_id)
+    _take_in_hand(Stage.RETURN, input_set_id, attempt, send_what_is_due, confirm_what_was_sent)
 
 
 @DBOS.step()
@@ -381,11 +378,14 @@ def ask_again(catalogue: Catalogue, input_set_id: str) -> InputSetStatus:
 
     A study whose results are composed and planned is only sent again. The running node goes on by itself.
     """
-    state = input_set_state(catalogue, input_set_id)
-    if state not in {InputSetState.FAILED, InputSetState.NOT_ROUTED}:
-        raise UmitPacsError(f"the study is {state}; only one that failed or was not routed can be asked again")
-    if state is InputSetState.FAILED and deliveries(catalogue, input_set_id=input_set_id):
+    status = studies.input_set_status(catalogue, input_set_id)
+    if status.state not in {InputSetState.FAILED, InputSetState.NOT_ROUTED}:
+        raise UmitPacsError(f"the study is {status.state}; only one that failed or was not routed can be asked again")
+    if status.reason == TWO_PATIENTS:
+        raise UmitPacsError("two patients under one Study Instance UID stay so; send the study again, corrected")
+    if status.state is InputSetState.FAILED and deliveries(catalogue, input_set_id=input_set_id):
         resend_dead_letters(catalogue, input_set_id=input_set_id)
+        change_state(catalogue, input_set_id, InputSetState.COMPOSED, reason="asked_again")
     else:
         change_state(catalogue, input_set_id, InputSetState.ASSEMBLED, reason="asked_again")
     return studies.input_set_status(catalogue, input_set_id)
@@ -426,16 +426,16 @@ def resend_dead_letters(
 # --- the worker boundary -------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _worker_boundary(stage: Stage, input_set_id: str, attempt: int) -> Iterator[Tools]:
-    """Hold the input set's lease while a workflow works on it, and give every error its end."""
+def _take_in_hand(stage: Stage, input_set_id: str, attempt: int, *steps: Callable[[str], None]) -> None:
+    """Hold the input set's lease, do the steps in order, and give every error its end."""
     tools = _tools()
     if tools.is_stopping.is_set():
         threading.Event().wait()  # taken from the queue while the process ends; put back by whoever ends it
     put_down = tools.on_study()
     try:
         hold_lease(tools.catalogue, tools.worker, input_set_id)
-        yield tools
+        for step in steps:
+            step(input_set_id)
     except LeaseLost as exc:
         # Somebody else works on it, or will after the sweep; what this process found is not recorded.
         log.warning("lease_lost", extra={"input_set_id": input_set_id, "detail": exc.detail})

@@ -155,10 +155,12 @@ def test_a_study_survives_a_kill_of_the_supervisor(node, pacs, study):
     assert_confirmed_once(node, pacs, study_uid)
 
 
-@pytest.mark.parametrize("word", ["dies_over", "hangs_over"])
-def test_a_study_that_ends_its_worker_each_time_fails_and_the_next_is_read(tmp_path, pacs, word):
+@pytest.mark.parametrize(("word", "answer_timeout_s"), [("dies_over", 300.0), ("hangs_over", 12.0)])
+def test_a_study_that_ends_its_worker_each_time_fails_and_the_next_is_read(tmp_path, pacs, word, answer_timeout_s):
     peer = destination("pacs", pacs, answers_query=True)
-    with running_node(tmp_path / "node", [peer], command=CRASHING_NODE, model={"answer_timeout_s": 3.0}) as node:
+    with running_node(
+        tmp_path / "node", [peer], command=CRASHING_NODE, model={"answer_timeout_s": answer_timeout_s}
+    ) as node:
         poison_uid, poison = write_radiograph(tmp_path / "poison", seed=1)
         next_uid, following = write_radiograph(tmp_path / "next", seed=2)
         name_series(node, word, poison)

@@ -455,12 +455,12 @@ def _kill_when_asked(pid: int, kind: signal.Signals) -> None:
 
 def test_a_decoder_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     path = ct_slice(tmp_path)
-    with DecodingProcess(ModelSettings(decode_timeout_s=4)) as decoder:
+    with DecodingProcess(ModelSettings(decode_timeout_s=2)) as decoder:
         before = rendered(decoder, path)
         os.kill(_child_pid(decoder), signal.SIGSTOP)
         error = refusal(decoder, path)
         assert error.reason == "decode_timeout"
-        assert error.detail == "decoding took longer than 4 s"
+        assert error.detail == "decoding took longer than 2 s"
         np.testing.assert_array_equal(rendered(decoder, path), before)
 
 

@@ -55,6 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, 64)
+    _send(answers, {"ready": True}, b"")
     for line in sys.stdin.buffer:
         used_s = resource.getrusage(resource.RUSAGE_SELF)
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]

@@ -34,6 +34,8 @@ JOBS_PER_PROCESS = 100
 #: An answer's first line is never longer.
 _LONGEST_HEAD_BYTES = 16 * 1024**2
 _READ_BYTES = 1024**2
+#: Imports of a child on a busy machine.
+_LONGEST_START_S = 60.0
 #: A child that closed its pipe ends by itself within this time.
 _GRACE_S = 2.0
 #: Refusals that a codec uttered; all others are made before one is called.
@@ -157,30 +159,20 @@ class DecodingProcess:
         return head, body
 
     def _exchange(self, line: bytes) -> tuple[dict[str, Any], bytes]:
-        """Send one job and read its answer within the time limit."""
-        if self._child is None:
+        """Send one job and read its answer within the time limit, which does not count the child's start."""
+        child = self._child
+        if child is None or child.process.stdin is None:
             raise _Died
-        self._child.jobs_left -= 1
-        child = self._child.process
-        if child.stdin is None or child.stdout is None:
-            raise _Died
-        deadline = time.monotonic() + self._settings.decode_timeout_s
+        if not child.is_ready:
+            child.receive(_LONGEST_START_S)
+            child.is_ready = True
+        child.jobs_left -= 1
         try:
-            child.stdin.write(line)
-            child.stdin.flush()
+            child.process.stdin.write(line)
+            child.process.stdin.flush()
         except OSError as exc:
             raise _Died from exc
-        received = bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(child.stdout, selectors.EVENT_READ)
-            while (head_end := received.find(b"\n")) < 0:
-                _read_some(selector, child.stdout.fileno(), received, deadline)
-                if len(received) > _LONGEST_HEAD_BYTES + _READ_BYTES:
-                    raise _Died
-            head = _parse_head(bytes(received[:head_end]))
-            while len(received) < head_end + 1 + head["bytes"]:
-                _read_some(selector, child.stdout.fileno(), received, deadline)
-        return head, bytes(received[head_end + 1 :])
+        return child.receive(self._settings.decode_timeout_s)
 
     def _obituary(self, cause: BaseException) -> UndecodablePixels:
         """End the child and say how it ended."""
@@ -203,6 +195,25 @@ class _Child:
     #: bytes of address space, seconds of processor time for one job.
     limits: tuple[int, int]
     jobs_left: int = JOBS_PER_PROCESS
+    #: whether it has said that its imports are done.
+    is_ready: bool = False
+
+    def receive(self, timeout_s: float) -> tuple[dict[str, Any], bytes]:
+        """One answer: its head and its raw bytes. Raises TimeoutError or _Died."""
+        if self.process.stdout is None:
+            raise _Died
+        deadline = time.monotonic() + timeout_s
+        received = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while (head_end := received.find(b"\n")) < 0:
+                _read_some(selector, self.process.stdout.fileno(), received, deadline)
+                if len(received) > _LONGEST_HEAD_BYTES + _READ_BYTES:
+                    raise _Died
+            head = _parse_head(bytes(received[:head_end]))
+            while len(received) < head_end + 1 + head["bytes"]:
+                _read_some(selector, self.process.stdout.fileno(), received, deadline)
+        return head, bytes(received[head_end + 1 :])
 
     def is_usable(self) -> bool:
         return self.jobs_left > 0 and self.process.poll() is None

@@ -1,4 +1,4 @@
-"""Durable work goes on where a killed process left it, on SQLite, with real processes."""
+"""Durable work goes on where a killed process left it, on SQLite and PostgreSQL, with real processes."""
 
 import multiprocessing
 from functools import partial
@@ -9,6 +9,7 @@ from dbos import DBOS
 from tests import durable_processes
 from tests.durable_processes import lines
 from tests.peer_programs import wait_until
+from tests.store_fixtures import BACKENDS
 from umit_pacs.durable_work import (
     MAXIMUM_RECOVERIES,
     Stage,
@@ -20,9 +21,14 @@ from umit_pacs.durable_work import (
 )
 
 
-@pytest.fixture
-def workflow_url(tmp_path):
-    url = f"sqlite:///{tmp_path / 'workflows.sqlite'}"
+@pytest.fixture(params=BACKENDS)
+def workflow_url(request, tmp_path):
+    """The URL of a prepared workflow database, on each database in turn."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'workflows.sqlite'}"
+    else:
+        server = request.getfixturevalue("postgresql_server")
+        url = server.url(server.new_database())
     prepare_workflow_database(url)
     return url
 

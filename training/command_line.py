@@ -26,7 +26,7 @@ from training.export import calibrate_and_evaluate, export
 from training.model import ModelConfig
 from training.samples import write_radiograph_sample
 from training.studies import open_kind
-from training.train import LOG_FILE, StageConfig, TrainConfig, Workbench, set_up, train_adapters, train_stages
+from training.train import LOG_FILE, StageConfig, TrainConfig, Workbench, restore, set_up, train_adapters, train_stages
 from training.warping import Sampler
 from umit_pacs.handoffs import Task
 from umit_pacs.umit_model.checkpoint import SHIPPED_FOLDER, Manifest
@@ -93,11 +93,11 @@ def train(runs: Runs = _RUNS, tiny: Tiny = False) -> None:
 def export_command(
     runs: Runs = _RUNS, tiny: Tiny = False, target: Target = _SHIPPED, name: Name = "umit-demo", version: Version = "1"
 ) -> None:
-    """Write the trained run as a checkpoint folder, without figures."""
+    """Write the run as it was last saved as a checkpoint folder, without figures."""
     bench = _bench(runs, tiny)
-    train_stages(bench, on_step=lambda *_: None)  # a finished run only restores its weights
+    stage, step, _ = restore(bench)
     export(bench, target, name=name, version=version)
-    console.print(f"written: {target}")
+    console.print(f"written: {target}, stage {stage} after {step} steps")
 
 
 @app.command()

@@ -148,7 +148,9 @@ def calibrate_and_evaluate(
 
 
 def _settings(target: Path) -> ModelSettings:
-    return ModelSettings(checkpoint=str(target.resolve()), device="cpu", threads=torch.get_num_threads())
+    return ModelSettings(
+        checkpoint=str(target.resolve()), device="cpu", threads=torch.get_num_threads(), maximum_batch=32
+    )
 
 
 def _engine(target: Path) -> LocalEngine:
@@ -186,7 +188,7 @@ def _fit_input_checks(
     """What simulated studies look like to the vision tower; limits from patients that were not fitted to."""
     checks: dict[tuple[str, ...], InputCheck] = {}
     for first, second in zip(known, held_out, strict=True):
-        drawn = count if first.kind == "radiograph" else count // 4
+        drawn = count if first.kind == "radiograph" else count // 5
         fitted = _input_vectors(target, first, np.random.default_rng([config.seed, 5]), drawn * 2)
         limits = _input_vectors(target, second, np.random.default_rng([config.seed, 6]), drawn)
         checks[MODALITIES[first.kind]] = fit_input_check(fitted, held_out=limits)

@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from training.alignment import Probe
 from training.bank import BankConfig, Kind, bank_hash
 from training.model import ModelConfig, build_network, build_processor, vision_features
 from training.packing import Packer, answer_loss
+from training.prefetch import ahead
 from training.studies import Study, StudyKind, open_kind
 from training.tokenizer import train_tokenizer, training_corpus
 from training.truth import Question
@@ -147,7 +149,7 @@ def _commit() -> str:
 
 def train_stages(bench: Workbench, *, on_step: Callable[[str, int, float], None], save_every_s: float = 120) -> None:
     """Stage 1 and stage 2; goes on from the saved state. `on_step` is told stage, step and loss."""
-    first_stage, first_step, optimiser_state = _restore(bench)
+    first_stage, first_step, optimiser_state = restore(bench)
     for number, (name, stage) in enumerate((("stage1", bench.config.stage1), ("stage2", bench.config.stage2)), 1):
         if number < first_stage:
             continue
@@ -159,37 +161,49 @@ def train_stages(bench: Workbench, *, on_step: Callable[[str, int, float], None]
             for optimiser, state in zip(optimisers, optimiser_state, strict=True):
                 optimiser.load_state_dict(state)
         saved_at = time.monotonic()
-        for step in range(first_step if number == first_stage else 0, stage.steps):
-            _set_rates(optimisers, stage, step)
-            kind: Kind = "ct" if step % bench.config.ct_every == bench.config.ct_every - 1 else "radiograph"
-            rng = np.random.default_rng([bench.config.seed, number, step])
-            figures = _learn(bench, kind, rng, optimisers, with_probe=number == 1)
-            _log(bench.folder, {"stage": name, "step": step, "kind": kind, **figures})
-            on_step(name, step, figures["loss"])
-            if time.monotonic() - saved_at > save_every_s or step == stage.steps - 1:
-                _save(bench, number, step + 1, optimisers)
-                saved_at = time.monotonic()
+        steps = range(first_step if number == first_stage else 0, stage.steps)
+        with ahead(partial(_draw, bench, number), steps) as lessons:
+            for step, lesson in zip(steps, lessons, strict=True):
+                _set_rates(optimisers, stage, step)
+                figures = _learn(bench, lesson, optimisers, with_probe=number == 1)
+                _log(bench.folder, {"stage": name, "step": step, "kind": lesson.kind, **figures})
+                on_step(name, step, figures["loss"])
+                if time.monotonic() - saved_at > save_every_s or step == stage.steps - 1:
+                    _save(bench, number, step + 1, optimisers)
+                    saved_at = time.monotonic()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lesson:
+    """The studies of one step, and what is asked about each."""
+
+    kind: Kind
+    studies: list[Study]
+    questions: list[list[Question]]
+
+
+def _draw(bench: Workbench, stage_number: int, step: int) -> Lesson:
+    """The lesson of one step; the same whenever it is drawn."""
+    kind_name: Kind = "ct" if step % bench.config.ct_every == bench.config.ct_every - 1 else "radiograph"
+    kind = bench.kinds[kind_name]
+    rng = np.random.default_rng([bench.config.seed, stage_number, step])
+    studies = [kind.draw(rng) for _ in range(bench.batch_size(kind_name))]
+    return Lesson(
+        kind=kind_name, studies=studies, questions=[kind.draw_questions(study.truth, rng) for study in studies]
+    )
 
 
 def _learn(
-    bench: Workbench,
-    kind_name: Kind,
-    rng: np.random.Generator,
-    optimisers: list[torch.optim.Optimizer],
-    *,
-    with_probe: bool,
+    bench: Workbench, lesson: Lesson, optimisers: list[torch.optim.Optimizer], *, with_probe: bool
 ) -> dict[str, float]:
     """One step on one kind of study; returns its figures."""
-    kind = bench.kinds[kind_name]
-    studies = [kind.draw(rng) for _ in range(bench.batch_size(kind_name))]
-    questions = [kind.draw_questions(study.truth, rng) for study in studies]
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bench.config.is_bfloat16):
-        features = study_features(bench, studies)
-        loss, right = answers_loss(bench, kind_name, features, questions)
+        features = study_features(bench, lesson.studies)
+        loss, right = answers_loss(bench, lesson.kind, features, lesson.questions)
     total, dense = loss, torch.zeros(())
     if with_probe:
-        probe = bench.probes[kind_name]
-        dense = probe.loss(features, probe.targets([study.truth for study in studies]))
+        probe = bench.probes[lesson.kind]
+        dense = probe.loss(features, probe.targets([study.truth for study in lesson.studies]))
         total = loss + bench.config.dense_weight * dense
     _descend(total, optimisers, bench.config.gradient_clip)
     return {"loss": loss.item(), "dense": dense.item(), "right": right.item()}
@@ -264,7 +278,7 @@ def _save(bench: Workbench, stage: int, step: int, optimisers: list[torch.optim.
     unfinished.replace(bench.folder / STATE_FILE)
 
 
-def _restore(bench: Workbench) -> tuple[int, int, list[dict[str, Any]]]:
+def restore(bench: Workbench) -> tuple[int, int, list[dict[str, Any]]]:
     """(stage, step, states of the optimisers) to go on from."""
     path = bench.folder / STATE_FILE
     if not path.exists():

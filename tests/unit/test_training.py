@@ -1,0 +1,280 @@
+"""The training path on a phantom: what is simulated is labelled rightly, and what is trained is what is served."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from training.anatomy import Anatomy, distance_from_chest_wall
+from training.bank import BankConfig, load_radiographs, render_bank
+from training.chest_radiographs import GRID_SHAPE_ZYX, project_patient
+from training.command_line import tiny_config
+from training.evaluate import iou, prepared_series, standard_questions
+from training.export import export
+from training.exposure import take_radiograph
+from training.model import vision_features
+from training.packing import labelled_answers
+from training.studies import open_kind
+from training.train import StageConfig, TrainConfig, set_up, train_adapters, train_stages
+from training.truth import Truth
+from training.warping import Sampler
+from umit_pacs.handoffs import Language, Task
+from umit_pacs.settings import ModelSettings
+from umit_pacs.umit_model.checkpoint import verify
+from umit_pacs.umit_model.engine import load_engine
+from umit_pacs.umit_model.report_reading import report_statements
+from umit_pacs.vocabulary import load_templates
+
+SPACING_ZYX_MM = (4.0, 4.0, 4.0)
+pytestmark = pytest.mark.xdist_group("training")
+
+
+def _ball(shape, centre, radii):
+    axes = np.ogrid[tuple(slice(0, n) for n in shape)]
+    return sum(((a - c) / r) ** 2 for a, c, r in zip(axes, centre, radii, strict=True)) < 1
+
+
+def _phantom() -> Anatomy:
+    """A body with two lungs, a heart to the left of the middle, an aorta, a trachea and a spine; right comes first."""
+    shape = (84, 60, 88)
+    labels = np.zeros(shape, np.uint8)
+    hu = np.full(shape, -1000, np.float32)
+    hu[:, _ball(shape[1:], (30, 44), (27, 41))] = 30
+    for side, column in (("right", 24), ("left", 64)):
+        lung = _ball(shape, (48, 28, column), (28, 20, 14))
+        upper = lung & (np.arange(shape[0]) > 48)[:, None, None]
+        labels[lung] = {"right": 14, "left": 11}[side]
+        labels[upper] = {"right": 12, "left": 10}[side]
+    labels[_ball(shape, (38, 24, 50), (11, 10, 15))] = 51
+    labels[_ball(shape, (58, 30, 51), (6, 5, 5))] = 52
+    hu[np.isin(labels, (10, 11, 12, 14))] = -850
+    labels[56:, 28:32, 42:46] = 16
+    labels[:, 44:52, 40:48] = 30
+    hu[labels == 30] = 400
+    return Anatomy(
+        hu=hu,
+        labels=labels,
+        wall_distance_mm=distance_from_chest_wall(labels, SPACING_ZYX_MM),
+        spacing_zyx_mm=SPACING_ZYX_MM,
+        carina_zyx_mm=(56 * 4.0, 30 * 4.0, 44 * 4.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def anatomy() -> Anatomy:
+    return _phantom()
+
+
+@pytest.fixture(scope="module")
+def bank(anatomy, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bank")
+    config = BankConfig(radiograph_train=2, radiograph_held_out=1, ct_train=1, ct_held_out=1, shard=2)
+    render_bank(config, folder, lambda: Sampler(anatomy))
+    return folder
+
+
+def _config(**changes) -> TrainConfig:
+    return dataclasses.replace(tiny_config(), **changes)
+
+
+@pytest.fixture
+def bench(bank, tmp_path):
+    torch.set_num_threads(1)
+    return set_up(_config(), bank, tmp_path / "run")
+
+
+# --- simulation --------------------------------------------------------------------------------------------------
+
+
+def test_pneumothorax_distance_starts_at_the_chest_wall_and_not_at_the_mediastinum(anatomy):
+    lung = np.isin(anatomy.labels, (12, 14))
+    layer = anatomy.wall_distance_mm[48, 28]
+    columns = np.flatnonzero(lung[48, 28])
+    assert layer[columns[0]] <= 4.0
+    assert layer[columns[-1]] > 60.0
+
+
+def test_each_finding_is_outlined_where_it_changes_the_picture(anatomy):
+    patient = project_patient(Sampler(anatomy), np.random.default_rng(3))
+    assert {finding.finding for finding in patient.findings} >= {"pleural_effusion", "pneumothorax", "consolidation"}
+    middle = GRID_SHAPE_ZYX[2] / 2
+    for finding in patient.findings:
+        rows, columns = np.nonzero(np.abs(finding.delta) > 0.2 * np.abs(finding.delta).max())
+        low, high = finding.outline_xy.min(axis=0), finding.outline_xy.max(axis=0)
+        assert low[0] - 3 <= columns.mean() <= high[0] + 3
+        assert low[1] - 3 <= rows.mean() <= high[1] + 3
+        # As displayed: the patient's right lies in the left half of the picture.
+        assert (columns.mean() < middle) == (finding.side == "right")
+
+
+def test_the_truth_moves_with_the_picture(bank):
+    """The heart's box found again in the exposed, turned and scaled picture by its brightness against the lungs."""
+    patient = load_radiographs(bank, "held_out")[0]
+    heavy = dataclasses.replace(patient, cardiothoracic_ratio=0.7, findings=())
+    x, y = np.meshgrid(np.arange(patient.soft.shape[1]) + 0.5, np.arange(patient.soft.shape[0]) + 0.5)
+    low, high = patient.heart_outline_xy.min(axis=0), patient.heart_outline_xy.max(axis=0)
+    marked = np.where((x > low[0]) & (x < high[0]) & (y > low[1]) & (y < high[1]), 9.0, 0.0).astype(np.float16)
+    marked_patient = dataclasses.replace(heavy, soft=marked, bone=np.zeros_like(marked), lung_mm=patient.lung_mm)
+    rng = np.random.default_rng(11)
+    while True:  # the first drawing without nodules, whose truth would be mixed in
+        values, truth = take_radiograph(marked_patient, rng)
+        if set(truth.sides) == {"cardiomegaly"}:
+            break
+    bright = ndimage.binary_opening(values > (values.min() + values.max()) / 2, iterations=3)
+    rows, columns = np.nonzero(bright)
+    found = ((float(columns.min()), float(rows.min())), (float(columns.max() + 1), float(rows.max() + 1)))
+    assert iou(truth.boxes["cardiomegaly"][0], found) > 0.75
+
+
+def test_the_bank_gives_back_what_was_rendered(bank, anatomy):
+    first = load_radiographs(bank, "train")[0]
+    again = project_patient(Sampler(anatomy), np.random.default_rng([2026, 0, 0, 0]))
+    np.testing.assert_array_equal(first.soft, again.soft)
+    np.testing.assert_array_equal(first.findings[1].delta, again.findings[1].delta)
+    assert first.landmarks_xy == again.landmarks_xy
+    assert first.findings[1].side == again.findings[1].side
+
+
+# --- questions ---------------------------------------------------------------------------------------------------
+
+
+def _truth() -> Truth:
+    return Truth(
+        template="chest_radiograph",
+        modality="DX",
+        extent=(224, 224),
+        boxes={
+            "pleural_effusion": (((120.0, 100.0), (200.0, 180.0)),),
+            "nodule": (((10.0, 150.0), (30.0, 170.0)), ((60.0, 20.0), (70.0, 30.0))),
+        },
+        sides={"pleural_effusion": "left", "nodule": "right"},
+        landmarks={"carina": (112.0, 80.0), "left_apex": None},
+    )
+
+
+def test_reports_of_both_languages_state_the_same_truth(bank):
+    examiner = open_kind("radiograph", "train", bank).examiner
+    for language in Language:
+        report = examiner.report(_truth(), language).answer
+        read = report_statements(report, load_templates().by_key("chest_radiograph"), language)
+        assert read.free_text == ()
+        stated = {s.finding: (s.presence, s.side) for s in read.statements}
+        assert stated["pleural_effusion"] == ("present", "left")
+        assert stated["nodule"] == ("present", "right")
+        assert {stated[key][0] for key in ("pneumothorax", "consolidation", "cardiomegaly")} == {"absent"}
+
+
+def test_boxes_are_written_from_top_to_bottom_and_what_is_absent_is_said_to_be(bank):
+    examiner = open_kind("radiograph", "train", bank).examiner
+    answer = examiner.boxes(_truth(), "nodule", Language.ENGLISH).answer
+    assert answer == "<|box_start|>(268,89),(312,134)<|box_end|><|box_start|>(45,670),(134,759)<|box_end|>"
+    assert examiner.boxes(_truth(), "pneumothorax", Language.CHINESE).answer == "无"
+    assert examiner.landmark(_truth(), "left_apex", Language.ENGLISH).answer == "none"
+    assert examiner.side(_truth(), "pleural_effusion", Language.CHINESE).answer == "1：左侧"
+    assert examiner.presence(_truth(), "cardiomegaly", Language.ENGLISH).answer == "2:no"
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def _studies_and_questions(bench, kind_name):
+    kind = bench.kinds[kind_name]
+    rng = np.random.default_rng(4)
+    studies = [kind.draw(rng) for _ in range(2)]
+    return studies, [kind.draw_questions(study.truth, rng) for study in studies]
+
+
+def test_only_the_answers_are_learned_from(bench):
+    _, questions = _studies_and_questions(bench, "radiograph")
+    batch = bench.packers["radiograph"].pack(questions)
+    assert labelled_answers(bench.processor, batch) == [q.answer for row in questions for q in row]
+
+
+@pytest.mark.parametrize("kind_name", ["radiograph", "ct"])
+def test_training_computes_what_the_model_itself_computes(bench, kind_name):
+    """A packed branch against transformers' own forward pass with the image and this question alone."""
+    studies, questions = _studies_and_questions(bench, kind_name)
+    network, processor, packer = bench.network.eval(), bench.processor, bench.packers[kind_name]
+    batch = packer.pack(questions)
+    with torch.no_grad():
+        inputs = processor.image_inputs(list(studies[1].images))
+        features = vision_features(network, studies[1].images)
+        own = network.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
+        torch.testing.assert_close(features, torch.stack(list(own)), atol=1e-5, rtol=1e-4)
+        embedded = network.model.language_model.embed_tokens(batch.token_ids[1:]).clone()
+        embedded[:, packer.head.is_image.nonzero()[:, 0]] = features.reshape(1, -1, features.shape[-1])
+        hidden = network.model.language_model(
+            inputs_embeds=embedded,
+            position_ids=batch.positions[:, 1:],
+            attention_mask={"full_attention": batch.mask[1:]},
+            use_cache=False,
+        ).last_hidden_state
+        packed = network.lm_head(hidden)[0]
+        start = len(packer.head.token_ids)
+        for question in questions[1][:3]:
+            prompt = processor.prompt(question.instruction, inputs["image_grid_thw"].tolist())
+            ids = processor.tokenizer(prompt + question.answer + "<|im_end|>", return_tensors="pt")["input_ids"]
+            alone = network(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_token_type_ids=(ids == network.config.image_token_id).int(),
+                **inputs,
+            ).logits[0, len(packer.head.token_ids) :]
+            torch.testing.assert_close(packed[start : start + len(alone)], alone, atol=2e-4, rtol=1e-3)
+            start += len(alone)
+
+
+def test_a_tiny_run_learns_freezes_resumes_and_exports(bank, tmp_path):
+    torch.set_num_threads(1)
+    config = _config(stage1=StageConfig(steps=14, learning_rate=3e-3, matrix_learning_rate=6e-3, warm_up_steps=2))
+    seen: list[tuple[str, float]] = []
+    bench = set_up(config, bank, tmp_path / "run")
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(stage: str, step: int, loss: float) -> None:
+        seen.append((stage, loss))
+        if (stage, step) == ("stage2", 1):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train_stages(bench, on_step=interrupt, save_every_s=0)
+    aligned = {name: value.clone() for name, value in bench.network.model.visual.state_dict().items()}
+
+    bench = set_up(config, bank, tmp_path / "run")  # a new process: everything but the folder is gone
+    train_stages(bench, on_step=lambda stage, _, loss: seen.append((stage, loss)))
+    first = [loss for stage, loss in seen if stage == "stage1"]
+    assert len(first) == 14
+    assert np.mean(first[-4:]) < np.mean(first[:4]) - 0.5
+    assert [stage for stage, _ in seen].count("stage2") >= config.stage2.steps
+    tower = bench.network.model.visual.state_dict()
+    assert all(torch.equal(tower[name], aligned[name]) for name in tower if name.startswith(("patch_embed", "blocks")))
+
+    train_adapters(bench, on_step=lambda stage, _, loss: seen.append((stage, loss)))
+    assert {stage for stage, _ in seen} >= {f"adapter {task}" for task in Task}
+
+    export(bench, tmp_path / "umit-tiny", name="umit-tiny", version="0")
+    manifest = verify(tmp_path / "umit-tiny")
+    assert set(manifest.adapters) == {task.value for task in Task}
+    assert json.loads((tmp_path / "umit-tiny/training.json").read_text())["config"]["seed"] == config.seed
+
+    engine = load_engine(ModelSettings(checkpoint=str(tmp_path / "umit-tiny"), device="cpu"), tmp_path)
+    kind = open_kind("radiograph", "held_out", bank)
+    study = kind.draw(np.random.default_rng(0))
+    questions = standard_questions(kind, Task.CLASSIFICATION, study, Language.CHINESE)
+    orders = [dataclasses.replace(question.order, template=study.truth.template) for question in questions]
+    answers = engine.answer(prepared_series(study), orders, load_templates())
+    assert [answer.instruction for answer in answers] == [question.instruction for question in questions]
+
+
+def test_a_run_of_another_configuration_is_not_overwritten(bank, tmp_path):
+    set_up(_config(), bank, tmp_path / "run")
+    with pytest.raises(ValueError, match="another configuration"):
+        set_up(_config(seed=9), bank, tmp_path / "run")

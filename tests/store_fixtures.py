@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,6 +42,11 @@ from umit_pacs.store.tables import Table
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 STUDY = StudyUID("2.25.1000")
+
+#: Where tests start processes of their own: a server that has the slow imports behind it forks them, without threads
+#: or open connections of the test.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.store_fixtures", "umit_pacs.steps.assemble"])
 
 BACKENDS = [
     "sqlite",

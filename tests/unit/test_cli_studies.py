@@ -20,8 +20,9 @@ from tests.store_fixtures import (
     stored_instance,
 )
 from umit_pacs.cli import studies as commands
+from umit_pacs.cli.options import console
 from umit_pacs.cli.study_views import StudyUnknown
-from umit_pacs.errors import InconsistentStudy, UmitPacsError
+from umit_pacs.errors import UmitPacsError
 from umit_pacs.handoffs import ConditionReason, Mode
 from umit_pacs.states import DeliveryState, InputSetState
 from umit_pacs.store.database import migrate, open_catalogue
@@ -51,15 +52,14 @@ def catalogue(tmp_path):
 
 
 @pytest.fixture
-def run(catalogue, tmp_path):
-    """Run a command of `umit-pacs` on that node; returns what it printed."""
+def run(catalogue, tmp_path, monkeypatch):
+    """Run a command of `umit-pacs` on that node in a wide terminal; returns what it printed."""
+    monkeypatch.setattr(console, "_width", 200)
     app = typer.Typer()
     commands.register(app)
 
     def invoke(*arguments):
-        result = CliRunner(env={"COLUMNS": "200"}).invoke(
-            app, [*arguments, "--config", str(tmp_path / "node.toml")], catch_exceptions=False
-        )
+        result = CliRunner().invoke(app, [*arguments, "--config", str(tmp_path / "node.toml")], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.stdout
 
@@ -348,7 +348,7 @@ def test_a_person_takes_up_a_study_that_was_not_routed(catalogue, facts):
 def test_two_patients_are_not_taken_up_again(catalogue, run):
     _assembled(catalogue)
     change_state(catalogue, "a" * 32, InputSetState.FAILED, reason="two_patients")
-    with pytest.raises(InconsistentStudy, match="correct it in the PACS"):
+    with pytest.raises(UmitPacsError, match="two patients"):
         run("ask-again", STUDY)
 
 

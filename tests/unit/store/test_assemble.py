@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import permutations
@@ -21,7 +20,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from tests.store_fixtures import STUDY, after, result_object, stored_instance
+from tests.store_fixtures import PROCESSES, STUDY, after, result_object, stored_instance
 from umit_pacs.errors import InconsistentStudy, PeerUnavailable, StudyUnusable
 from umit_pacs.handoffs import CompletionReason
 from umit_pacs.settings import AssembleSettings
@@ -389,6 +388,6 @@ def test_of_several_assemblers_each_set_is_made_by_one(ward, catalogue_url):
     studies = [f"2.25.{number}" for number in range(12)]
     for study in studies:
         ward.send(1, study=study)
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as processes:
+    with ProcessPoolExecutor(3, mp_context=PROCESSES) as processes:
         made = list(processes.map(_assemble_in_a_process, [catalogue_url] * 3, [str(ward.files.root)] * 3))
     assert sorted(study for one in made for study in one) == sorted(studies)

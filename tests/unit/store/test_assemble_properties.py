@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ComprehensiveSRStorage, CTImageStorage
 
-from tests.store_fixtures import after, stored_instance
+from tests.store_fixtures import PROCESSES, after, stored_instance
 from tests.unit.store.test_assemble import SETTINGS, Ward
 from umit_pacs.states import InputSetState
 from umit_pacs.steps.assemble import assemble_due
@@ -86,7 +85,7 @@ def _assemble_until_killed(url, root, has_begun):
 def test_an_assembler_killed_at_any_moment_leaves_each_study_whole(catalogue, catalogue_url, tmp_path):
     files = PayloadFiles(tmp_path / "store")
     ward, studies = Ward(catalogue, files), [f"2.25.{number}" for number in range(12)]
-    context = multiprocessing.get_context("spawn")
+    context = PROCESSES
     has_begun = context.Event()
     for study in studies[:1]:
         ward.send(1, study=study)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -11,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
-from tests.store_fixtures import NOON, stored_instance
+from tests.store_fixtures import NOON, PROCESSES, stored_instance
 from umit_pacs.errors import (
     CatalogueBusy,
     CatalogueDamaged,
@@ -242,7 +241,7 @@ def _write_many(url, writer):
 
 
 def test_processes_that_write_at_once_lose_nothing(catalogue_url):
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as processes:
+    with ProcessPoolExecutor(3, mp_context=PROCESSES) as processes:
         for future in [processes.submit(_write_many, catalogue_url, writer) for writer in range(4)]:
             future.result()
     catalogue = open_catalogue(catalogue_url)
@@ -252,7 +251,7 @@ def test_processes_that_write_at_once_lose_nothing(catalogue_url):
 
 
 def test_a_process_killed_in_a_transaction_leaves_nothing_half(catalogue_url):
-    context = multiprocessing.get_context("spawn")
+    context = PROCESSES
     reached = context.Event()
     process = context.Process(target=_stop_inside_a_transaction, args=(catalogue_url, reached))
     process.start()

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from tests.store_fixtures import after, input_set_of, stored_instance
+from tests.store_fixtures import PROCESSES, after, input_set_of, stored_instance
 from umit_pacs.errors import LeaseLost
 from umit_pacs.store.database import open_catalogue
 from umit_pacs.store.instances import record_instances
@@ -102,6 +101,6 @@ def _try_to_hold(url, worker):
 
 
 def test_of_several_workers_one_gets_the_lease(catalogue_url):
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as processes:
+    with ProcessPoolExecutor(3, mp_context=PROCESSES) as processes:
         held = list(processes.map(_try_to_hold, [catalogue_url] * 6, [f"w{number}" for number in range(6)]))
     assert held.count(True) == 1

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -8,6 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 
+from tests.store_fixtures import PROCESSES
 from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.store.database import migrate, open_catalogue
 from umit_pacs.store.instances import count_recorded
@@ -77,7 +77,7 @@ def test_migrating_again_changes_nothing(catalogue_url):
 
 
 def test_processes_that_start_at_once_migrate_once(empty_database_url):
-    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as processes:
+    with ProcessPoolExecutor(4, mp_context=PROCESSES) as processes:
         for future in [processes.submit(migrate, empty_database_url) for _ in range(12)]:
             future.result()
     opened = open_catalogue(empty_database_url)

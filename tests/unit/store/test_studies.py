@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from tests.store_fixtures import STUDY, after, input_set_of, stored_instance
+from tests.store_fixtures import PROCESSES, STUDY, after, input_set_of, stored_instance
 from umit_pacs.errors import InconsistentStudy
 from umit_pacs.states import INPUT_SET_TRANSITIONS, InputSetState, TransitionNotAllowed
 from umit_pacs.store.database import open_catalogue
@@ -159,7 +158,7 @@ def _make_next(url, writer):
 
 def test_of_several_processes_one_makes_the_next_set(catalogue, catalogue_url, made):
     record_instances(catalogue, [stored_instance(10 + writer) for writer in range(4)])
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as processes:
+    with ProcessPoolExecutor(3, mp_context=PROCESSES) as processes:
         results = list(processes.map(_make_next, [catalogue_url] * 4, range(4)))
     assert sorted(results) == [False, False, False, True]
     assert len(story(catalogue, STUDY).input_sets) == 2
@@ -173,7 +172,7 @@ def _route(url, _):
 
 
 def test_of_several_processes_one_changes_the_state(catalogue, catalogue_url, made):
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as processes:
+    with ProcessPoolExecutor(3, mp_context=PROCESSES) as processes:
         before = list(processes.map(_route, [catalogue_url] * 8, range(8)))
     assert before.count(InputSetState.ASSEMBLED) == 1
     assert len(story(catalogue, STUDY).input_sets[0].changes) == 2

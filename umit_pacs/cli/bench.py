@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import psutil
 import typer
 
 from umit_pacs import __version__
-from umit_pacs.cli.options import JSONOption, console, print_json
+from umit_pacs.cli.options import ConfigOption, JSONOption, console, print_json, settings_from
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure; each figure is a ratio within one run.")
 
@@ -46,6 +47,31 @@ def _processor_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+@bench_app.command("receive")
+def receive(
+    as_json: JSONOption = False,
+    images: Annotated[int, typer.Option(min=10, help="CT slices of 512x512 in each run.")] = 600,
+    associations: Annotated[str, typer.Option(help="How many associations at once, with commas.")] = "1,4,8",
+    repetitions: Annotated[int, typer.Option(min=1, help="Runs of each; the median is shown.")] = 3,
+    processes: Annotated[int, typer.Option(min=1, help="Receiving processes of this node that share the port.")] = 1,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write; default: the folder for temporary files.")
+    ] = None,
+) -> None:
+    """Images per second, CPU and response times of this node beside Orthanc and DCMTK's storescp."""
+    from umit_pacs.cli.bench_receive import bench_receive, receive_table
+
+    counts = [int(count) for count in associations.split(",")]
+    rows = bench_receive(
+        images=images, associations=counts, repetitions=repetitions, processes=processes, folder=folder
+    )
+    if as_json:
+        print_json({"machine": machine(), "rows": [asdict(row) for row in rows]})
+    else:
+        console.print(receive_table(rows))
+        console.print(", ".join(machine().values()))
+
+
 @bench_app.command("path")
 def path(
     as_json: JSONOption = False,
@@ -59,4 +85,21 @@ def path(
         print_json({"machine": machine(), "rows": rows})
     else:
         console.print(path_table(rows))
+        console.print(", ".join(machine().values()))
+
+
+@bench_app.command("infer")
+def infer(
+    config: ConfigOption = None,
+    as_json: JSONOption = False,
+    runs: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 5,
+) -> None:
+    """The whole task set on one radiograph with the configured checkpoint: loading, answers, memory."""
+    from umit_pacs.cli.bench_infer import bench_infer, infer_table
+
+    row = bench_infer(settings_from(config), runs=runs)
+    if as_json:
+        print_json({"machine": machine(), "row": asdict(row)})
+    else:
+        console.print(infer_table(row))
         console.print(", ".join(machine().values()))

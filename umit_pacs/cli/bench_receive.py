@@ -18,21 +18,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import psutil
-import typer
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from rich.table import Table
 
 from umit_pacs.cli.bench_probe import response_times_s
 from umit_pacs.cli.demo_archive import find_orthanc, free_port
-from umit_pacs.cli.options import JSONOption, console, print_json
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.query import echo
 from umit_pacs.errors import InvalidConfiguration, PeerRefused, PeerUnavailable
@@ -353,30 +350,3 @@ def _wait_for_echo(address: PeerAddress) -> None:
             return
         time.sleep(0.05)
     raise PeerUnavailable(f"{address.ae_title} does not answer C-ECHO")
-
-
-# --- the command -------------------------------------------------------------------------------------------------
-
-
-def receive(
-    as_json: JSONOption = False,
-    images: Annotated[int, typer.Option(min=10, help="CT slices of 512x512 in each run.")] = 600,
-    associations: Annotated[str, typer.Option(help="How many associations at once, with commas.")] = "1,4,8",
-    repetitions: Annotated[int, typer.Option(min=1, help="Runs of each; the median is shown.")] = 3,
-    processes: Annotated[int, typer.Option(min=1, help="Receiving processes of this node that share the port.")] = 1,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where to write; default: the folder for temporary files.")
-    ] = None,
-) -> None:
-    """Images per second, CPU and response times of this node beside Orthanc and DCMTK's storescp."""
-    from umit_pacs.cli.bench import machine
-
-    counts = [int(count) for count in associations.split(",")]
-    rows = bench_receive(
-        images=images, associations=counts, repetitions=repetitions, processes=processes, folder=folder
-    )
-    if as_json:
-        print_json({"machine": machine(), "rows": [asdict(row) for row in rows]})
-    else:
-        console.print(receive_table(rows))
-        console.print(", ".join(machine().values()))

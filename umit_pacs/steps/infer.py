@@ -81,6 +81,7 @@ def task_result(answer: ModelAnswer, series: PreparedSeries) -> TaskResult:
         presence=answer.presence,
         statements=answer.statements,
         repairs=answer.repairs,
+        grey_recipe=_grey_recipe(answer, series),
     )
     if len(regions) == len(found):
         return result
@@ -102,6 +103,13 @@ def _why_not_prepared(uid: SeriesUID, excluded: Sequence[SeriesExclusion]) -> Ab
         if exclusion.series_instance_uid == uid:
             return Abstention(reason=exclusion.reason, detail=exclusion.detail)
     return Abstention(reason="not_prepared")
+
+
+def _grey_recipe(answer: ModelAnswer, series: PreparedSeries) -> str:
+    """How the model saw the grey values, so that a picture of the answer can show the same."""
+    if answer.images_shown:
+        return series.images[answer.images_shown[0]].grey_recipe
+    return series.volume.grey_recipe if series.volume is not None else ""
 
 
 def _frames_shown(answer: ModelAnswer, series: PreparedSeries) -> tuple[FrameReference, ...]:

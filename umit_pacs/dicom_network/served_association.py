@@ -36,6 +36,10 @@ _config.LOG_HANDLER_LEVEL = "none"
 _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
 
 
+#: from the best to the least wanted.
+_UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
+
+
 class ServedAssociation(Association):
     """Serves one association in a thread of its own; `on_end` is called when it is over, whatever way."""
 
@@ -124,17 +128,30 @@ class ServedAssociation(Association):
 
 
 def supported_contexts(request: AssociationRequest) -> list[PresentationContext]:
-    """The presentation contexts that this node accepts, of those that the peer proposes."""
+    """The presentation contexts that this node accepts, of those that the peer proposes.
+
+    pynetdicom answers with the first transfer syntax of ours that a proposal holds, so ours stand in the peer's order,
+    the uncompressed ones last: what lies compressed on the peer shall not be decompressed to be sent.
+    """
+    proposed: dict[str, list[str]] = {}
+    for context in request.contexts:
+        proposed.setdefault(context.abstract_syntax, []).extend(context.transfer_syntaxes)
     contexts = []
-    for abstract_syntax in dict.fromkeys(proposed.abstract_syntax for proposed in request.contexts):
-        if is_supported_class(abstract_syntax):
-            _make_known(abstract_syntax)
-            context = build_context(abstract_syntax, sorted(transfer_syntaxes_of(abstract_syntax)))
-            if abstract_syntax == STORAGE_COMMITMENT_PUSH:
-                # The archive reports as SCP on an association that it opens (PS3.4 J.3.3).
-                context.scu_role = context.scp_role = True
-            contexts.append(context)
+    for abstract_syntax, syntaxes in proposed.items():
+        supported = transfer_syntaxes_of(abstract_syntax).intersection(syntaxes)
+        if not is_supported_class(abstract_syntax) or not supported:
+            continue
+        _make_known(abstract_syntax)
+        context = build_context(abstract_syntax, sorted(supported, key=lambda uid: (_rank(uid), syntaxes.index(uid))))
+        if abstract_syntax == STORAGE_COMMITMENT_PUSH:
+            # The archive reports as SCP on an association that it opens (PS3.4 J.3.3).
+            context.scu_role = context.scp_role = True
+        contexts.append(context)
     return contexts
+
+
+def _rank(transfer_syntax_uid: str) -> int:
+    return _UNCOMPRESSED.index(transfer_syntax_uid) if transfer_syntax_uid in _UNCOMPRESSED else -1
 
 
 def _make_known(abstract_syntax: str) -> None:

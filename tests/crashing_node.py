@@ -49,6 +49,7 @@ class FixedEngine:
         if self._is_named("hangs_over", series):
             threading.Event().wait()
         if self._is_named("waits_over", series):
+            (self._folder / "is_waiting").touch()
             while self._is_named("waits_over", series):
                 threading.Event().wait(0.02)
         return [

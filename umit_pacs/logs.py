@@ -34,7 +34,7 @@ PATIENT_FIELDS = frozenset({"names", "id", "ids", "value", "values", "findings"}
 #: these write identifiers, data sets or names (highdicom quotes a malformed patient name).
 SILENCED_LOGGERS = ("pynetdicom", "pydicom", "highdicom", "PIL")
 #: these say much and nothing that a reader of the node's log needs.
-QUIET_LOGGERS = ("dbos", "apscheduler", "alembic", "sqlalchemy", "transformers", "urllib3")
+QUIET_LOGGERS = ("dbos", "alembic", "sqlalchemy", "transformers", "urllib3")
 
 LONGEST_VALUE = 300
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -56,6 +56,8 @@ def configure_logging(log_format: LogFormat, log_level: str, process: str, strea
         logger.propagate = False  # a child with a level of its own would get through otherwise
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of every round of the clock that was skipped because the one before was still busy.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     # DBOS writes to a handler of its own unless it finds one.
     dbos_logger = logging.getLogger("dbos")
     dbos_logger.handlers[:] = [handler]

@@ -439,6 +439,10 @@ def _take_in_hand(stage: Stage, input_set_id: str, attempt: int, *steps: Callabl
     except LeaseLost as exc:
         # Somebody else works on it, or will after the sweep; what this process found is not recorded.
         log.warning("lease_lost", extra={"input_set_id": input_set_id, "detail": exc.detail})
+    except dbos_error.DBOSWorkflowConflictIDError:
+        # The same, noticed by DBOS: the workflow was put back and belongs to another process now.
+        log.warning("lease_lost", extra={"input_set_id": input_set_id, "detail": "the workflow was taken over"})
+        raise
     except dbos_error.DBOSException:
         raise
     except RetryLater as exc:

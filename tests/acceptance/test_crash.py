@@ -1,8 +1,10 @@
 """kill -9 of every process at every boundary between two steps: each study still ends CONFIRMED, each result once."""
 
+import contextlib
 import hashlib
 import os
 import signal
+import sqlite3
 import sys
 
 import pydicom
@@ -82,6 +84,29 @@ def node(tmp_path_factory, pacs):
 def study(tmp_path):
     """A radiograph of its own study: (Study Instance UID, file)."""
     return write_radiograph(tmp_path / "study", seed=os.getpid())
+
+
+def stop_outside_a_transaction(node, pid):
+    """Freeze a process while it holds no lock of the two SQLite files: with one it would freeze everybody."""
+
+    def stop():
+        os.kill(pid, signal.SIGSTOP)
+        if all(may_write(node.settings.store.folder / name) for name in ("catalogue.sqlite", "workflows.sqlite")):
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    wait_until(stop, what="it stops outside a transaction")
+
+
+def may_write(path):
+    with contextlib.closing(sqlite3.connect(path, timeout=2.0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
 
 
 def kill_at(node, point):
@@ -203,8 +228,9 @@ def test_a_worker_that_is_only_slow_does_not_act_beside_the_one_that_took_over(t
         slow = wait_until(
             lambda: next((name for name in names if starter.in_hand(executor_name(name))), None), what="one has it"
         )
+        wait_until((node.settings.store.folder / "is_waiting").exists, what="the model is at it")
         slow_pid = node.pid_of(slow)
-        os.kill(slow_pid, signal.SIGSTOP)
+        stop_outside_a_transaction(node, slow_pid)
         try:
             wait_until(lambda: node.events("worker_silent"), what="it is found silent", timeout_s=60)
             (node.settings.store.folder / "waits_over").unlink()

@@ -16,7 +16,7 @@ from pydicom.uid import UID
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.query import echo
 from umit_pacs.dicom_network.sender import refused_classes
-from umit_pacs.errors import UmitPacsError
+from umit_pacs.errors import PeerRefused, UmitPacsError
 from umit_pacs.handoffs import Language
 from umit_pacs.result_objects.fonts import find_fonts
 from umit_pacs.settings import Settings
@@ -154,12 +154,14 @@ def _occupied(settings: Settings, reason: OSError) -> Finding:
 
 
 def is_node_answering(settings: Settings) -> bool:
-    """Tell whether a node with our AE title answers C-ECHO on our port."""
+    """Tell whether a node answers on our port; a refusal is an answer, our own AE title need not be a peer's."""
     listener = settings.listener
     host = "127.0.0.1" if listener.host == "0.0.0.0" else listener.host
     node = PeerAddress(ae_title=listener.ae_title, host=host, port=listener.port)
     try:
         echo(node, calling_ae_title=listener.ae_title, timeouts=ECHO_TIMEOUTS)
+    except PeerRefused:
+        return True
     except UmitPacsError:
         return False
     return True

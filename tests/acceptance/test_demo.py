@@ -34,13 +34,6 @@ def test_the_pacs_holds_unverified_preliminary_drafts(demo):
     assert "Secondary Capture Image" in shown
 
 
-def test_the_real_radiograph_gets_no_confident_false_pneumothorax(demo):
-    _, shown = demo
-    row = shown[shown.index("real chest radiograph") : shown.index("real chest CT")]
-    for line in re.findall(r"pneumothorax: found \((\d+)%\)", row):
-        assert int(line) < 80
-
-
 def test_the_pictures_are_written(demo):
     folder, shown = demo
     pictures = sorted((folder / "pictures").glob("*.png"))

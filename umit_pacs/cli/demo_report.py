@@ -10,47 +10,54 @@ from pathlib import Path
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
+from rich.markup import escape
 from rich.table import Table
 
 from umit_pacs.cli.demo_archive import Archive
 from umit_pacs.cli.sample_studies import SampleStudy
-from umit_pacs.handoffs import TaskResult
+from umit_pacs.handoffs import Task, TaskResult
 from umit_pacs.store.stories import InputSetStory, StudyStory
 
 
 def study_table(samples: Iterable[SampleStudy], stories: Iterable[StudyStory], archive: Archive) -> Table:
-    """Study, what is known to be true of it, state, what the model said, what the PACS holds, times of the steps."""
-    table = Table(title="Unverified AI drafts: not a diagnosis", show_lines=True)
-    for header in ("study", "known to be true", "state", "the model said", f"{archive.name} holds", "seconds"):
-        table.add_column(header, overflow="fold")
+    """Per study: what is known of it, its state, what the model said, what the PACS holds, times of the steps."""
+    table = Table(title="Unverified AI drafts: not a diagnosis", show_header=False, show_lines=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
     for sample, told in zip(samples, stories, strict=True):
         newest = told.input_sets[-1]
-        state = newest.state.upper() + (f"\n{newest.reason}: {newest.detail}" if newest.reason else "")
-        said = "\n".join(map(answer_in_words, newest.findings.results)) if newest.findings else "nothing"
-        table.add_row(sample.name, sample.known_truth, state, said, _held(archive, sample), _times(told, newest))
+        reason = f" ({newest.reason}: {newest.detail})" if newest.reason else ""
+        table.add_row("study", f"[bold]{sample.name}[/]", style="reverse")
+        table.add_row("known to be true", sample.known_truth)
+        table.add_row("state", f"[bold]{newest.state.upper()}[/]{escape(reason)}")
+        table.add_row("the model said", escape(said_in_words(newest.findings.results if newest.findings else ())))
+        table.add_row(f"{archive.name} holds", _held(archive, sample))
+        table.add_row("times", _times(told, newest), end_section=True)
     return table
 
 
-def answer_in_words(result: TaskResult) -> str:
-    """One line: what was asked, what was answered, and how sure the model is or why it abstained."""
-    order = result.order
-    asked = order.question or order.target.replace("_", " ") or order.task
-    if result.abstention is not None:
-        return f"{asked}: not answered ({result.abstention.reason})"
-    if result.option_index is not None:
-        answer = order.options[result.option_index]
-    elif result.regions:
-        answer = "found" if len(result.regions) == 1 else f"{len(result.regions)} found"
-    else:
-        answer = result.text or "not found"
-    return f"{asked}: {answer}" + (f" ({result.confidence:.0%})" if result.confidence is not None else "")
+def said_in_words(results: Iterable[TaskResult]) -> str:
+    """The report first, then what was found, not found, answered and not answered, each with its confidence."""
+    lines: dict[str, list[str]] = {"report": [], "found": [], "not found": [], "answers": [], "not answered": []}
+    for result in results:
+        name = result.order.question or result.order.target.replace("_", " ") or str(result.order.task)
+        sure = f" {result.confidence:.0%}" if result.confidence is not None else ""
+        if result.abstention is not None:
+            lines["not answered"].append(f"{name} ({result.abstention.reason.replace('_', ' ')})")
+        elif result.order.task is Task.REPORT:
+            lines["report"].append(result.text)
+        elif result.option_index is not None:
+            lines["answers"].append(f"{name} {result.order.options[result.option_index]}{sure}")
+        elif result.order.question:
+            lines["answers"].append(f"{name} {result.text}{sure}")
+        else:
+            lines["found" if result.regions else "not found"].append(name + sure)
+    return "\n".join(f"{heading}: {'; '.join(said)}" for heading, said in lines.items() if said) or "nothing"
 
 
 def _held(archive: Archive, sample: SampleStudy) -> str:
-    held = Counter(
-        _kind(dcmread(BytesIO(content), stop_before_pixels=True))
-        for content in archive.objects_of(sample.study_instance_uid)
-    )
+    contents = archive.objects_of(sample.study_instance_uid)
+    held = Counter(_kind(dcmread(BytesIO(content), stop_before_pixels=True)) for content in contents)
     return "\n".join(f"{count} {kind}" for kind, count in held.items())
 
 
@@ -63,7 +70,8 @@ def _kind(header: Dataset) -> str:
 def _times(told: StudyStory, newest: InputSetStory) -> str:
     """When each state was reached, in seconds after the last instance came."""
     start = max(arrival.last_received_at for arrival in told.arrivals)
-    return "\n".join(f"{(c.changed_at - start).total_seconds():6.1f} {c.state}" for c in newest.changes)
+    reached = [f"{change.state} {(change.changed_at - start).total_seconds():.1f} s" for change in newest.changes]
+    return "after the last image: " + ", ".join(reached)
 
 
 def save_pictures(archive: Archive, samples: Iterable[SampleStudy], folder: Path) -> list[Path]:

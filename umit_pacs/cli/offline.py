@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
+from rich.markup import escape
 from rich.panel import Panel
 
-from umit_pacs.cli.demo_report import answer_in_words, save_pages
+from umit_pacs.cli.demo_report import said_in_words, save_pages
 from umit_pacs.errors import StudyUnusable
 from umit_pacs.handoffs import (
     CompletionReason,
@@ -223,8 +224,10 @@ def draft_panel(outcome: OfflineOutcome) -> Panel:
     """What a person wants to see of one study."""
     if outcome.findings is None:
         return Panel(outcome.failure, title=outcome.study_instance_uid, border_style="red")
-    lines = [answer_in_words(result) for result in outcome.findings.results]
+    lines = [said_in_words(outcome.findings.results)]
     lines += [f"not analysed: {item.reason} {item.detail}" for item in outcome.findings.excluded]
     lines += ["", *(f"wrote {outcome.folder / item.relative_path}" for item in outcome.objects)]
     lines += [f"wrote {path}" for path in outcome.pictures]
-    return Panel("\n".join(lines), title=f"AI DRAFT, NOT VERIFIED: {outcome.study_instance_uid}", border_style="yellow")
+    return Panel(
+        escape("\n".join(lines)), title=f"AI DRAFT, NOT VERIFIED: {outcome.study_instance_uid}", border_style="yellow"
+    )

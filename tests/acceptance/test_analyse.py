@@ -1,4 +1,4 @@
-"""`umit-pacs analyse` with the shipped checkpoint on real images: the objects, the pictures, and what may not be said."""
+"""`umit-pacs analyse` with the shipped checkpoint on real images: what is written, and what may not be said."""
 
 import json
 import subprocess
@@ -74,10 +74,8 @@ def test_a_leg_that_says_chest_gets_nothing_certain(tmp_path):
 
 
 def test_a_question_of_ones_own_is_answered_in_chinese(tmp_path):
-    (outcome,) = analyse(
-        SAMPLES / "RG1_UNCR.dcm", "--language", "zh", "--question", "是否有胸腔积液?", "--option", "是", "--option", "否",
-        folder=tmp_path,
-    )  # fmt: skip
+    asked = ("--question", "是否有胸腔积液?", "--option", "是", "--option", "否")
+    (outcome,) = analyse(SAMPLES / "RG1_UNCR.dcm", "--language", "zh", *asked, folder=tmp_path)
     (result,) = outcome["findings"]["results"]
     assert result["order"]["language"] == "zh"
     assert result["option_index"] in (0, 1) or result["abstention"]

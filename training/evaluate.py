@@ -7,6 +7,7 @@ such simulations, and nothing about real patients. Even patients calibrate, odd 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -48,8 +49,10 @@ class Grade:
     kind: Kind
     task: Task
     language: Language
-    #: finding or landmark, "" otherwise
+    #: finding, landmark or question, "" for a report
     target: str
+    #: what would have been right: an option, or whether the finding is there
+    wanted: str
     measure: str
     value: float
     #: confidence as the engine gave it
@@ -177,7 +180,8 @@ def _grade(kind: StudyKind, study: int, truth: Truth, question: Question, answer
             kind=kind.kind,
             task=order.task,
             language=order.language,
-            target=order.target,
+            target=order.target or order.question,
+            wanted=str(order.target in truth.sides) if order.target else question.answer,
             measure=measure,
             value=value,
             confidence=confidence,
@@ -269,6 +273,11 @@ def figures(grades: list[Grade], *, date: str, seed: int = 0) -> tuple[Evaluatio
                 task=task, metric=measure, value=value, low=low, high=high, samples=samples, data=data
             )
             found.append(figure)
+        for measure in ("accuracy", "presence_accuracy"):
+            if asked := [grade for grade in own if grade.measure == measure]:
+                metric = f"{measure}_of_the_most_frequent_answer"
+                share = most_frequent_share(asked)
+                found.append(EvaluationFigure(task=task, metric=metric, value=share, samples=len(asked), data=data))
         if any(grade.measure in _COUNTS for grade in own):
             metric, value, samples = f"f1_iou_{FOUND_IOU[kind]:g}", *_f1(own)
             found.append(EvaluationFigure(task=task, metric=metric, value=value, samples=samples, data=data))
@@ -296,11 +305,9 @@ def _f1(grades: list[Grade]) -> tuple[float, int]:
     return round(2 * hit / max(2 * hit + wrong + missed, 1), 4), max(total, 1)
 
 
-def most_frequent_share(grades: list[Grade], task: Task) -> float:
-    """What always giving the finding's more frequent state would score (DETECTION*): the bar to be above."""
-    by_target: dict[tuple[str, Language], list[float]] = {}
+def most_frequent_share(grades: list[Grade]) -> float:
+    """What always giving each question's more frequent answer would score: the bar that a model must pass."""
+    by_target: dict[str, Counter[str]] = {}
     for grade in grades:
-        if grade.task is task and grade.measure == "is_there":
-            by_target.setdefault((grade.target, grade.language), []).append(grade.value)
-    shares = [max(float(np.mean(values)), 1 - float(np.mean(values))) for values in by_target.values()]
-    return float(np.mean(shares)) if shares else 0.0
+        by_target.setdefault(grade.target, Counter())[grade.wanted] += 1
+    return round(sum(max(counts.values()) for counts in by_target.values()) / len(grades), 4)

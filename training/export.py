@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from training.bank import Kind
 from training.evaluate import EvaluationConfig, Grade, every_other, figures, grade_checkpoint
+from training.model_card import write_model_card
 from training.studies import (
     CT_FRAME,
     CT_PIXELS,
@@ -83,6 +84,7 @@ def export(bench: Workbench, target: Path, *, name: str, version: str) -> Manife
         data_licence=DATA_LICENCE,
         intended_use=INTENDED_USE,
     )
+    write_model_card(target, manifest)
     return write_manifest(target, manifest)
 
 
@@ -144,7 +146,9 @@ def calibrate_and_evaluate(
     test = dataclasses.replace(config, seed=config.seed + 1)
     tested = grade_checkpoint(_engine(target), testing, test, on_study=on_study)
     measured = figures(tested, date=time.strftime("%Y-%m-%d"))
-    return write_manifest(target, read_manifest(target).model_copy(update={"evaluation": measured}))
+    manifest = read_manifest(target).model_copy(update={"evaluation": measured})
+    write_model_card(target, manifest)
+    return write_manifest(target, manifest)
 
 
 def _settings(target: Path) -> ModelSettings:
@@ -173,13 +177,18 @@ def _calibrated(profile: TaskProfile, grades: list[Grade]) -> TaskProfile:
         scores = np.stack([logits, np.zeros_like(logits)], axis=1)
         temperature = fit_temperature(scores, np.where(was_true, 0, 1))
         update["calibration"] = Calibration(temperature=temperature)
-    logits, was_true = of("is_there", "finding_agreement")
-    if len(logits) >= 10:
-        update["calibration"] = fit_platt(logits, was_true)
-    logits, was_true = of("is_found")
-    if len(logits) >= 10:
-        update["region_calibration"] = fit_platt(logits, was_true)
+    else:
+        update["calibration"] = _platt(*of("is_there", "finding_agreement"))
+    update["region_calibration"] = _platt(*of("is_found"))
     return profile.model_copy(update=update)
+
+
+def _platt(logits: NDArray[np.float64], was_true: NDArray[np.bool_], few: int = 8) -> Calibration:
+    """Platt scaling; where one outcome was seen fewer than `few` times, the share that was true stands for all."""
+    hits = int(was_true.sum())
+    if min(hits, len(was_true) - hits) >= few:
+        return fit_platt(logits, was_true)
+    return Calibration(slope=1e-3, intercept=logit((hits + 1) / (len(was_true) + 2)))
 
 
 def _fit_input_checks(

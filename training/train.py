@@ -64,9 +64,9 @@ class TrainConfig:
     seed: int = 1
     bank: BankConfig = field(default_factory=BankConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    stage1: StageConfig = StageConfig(steps=650, learning_rate=1e-3, matrix_learning_rate=2e-3)
-    stage2: StageConfig = StageConfig(steps=80, learning_rate=4e-4, matrix_learning_rate=7e-4, warm_up_steps=20)
-    adapter: StageConfig = StageConfig(steps=16, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
+    stage1: StageConfig = StageConfig(steps=1400, learning_rate=8e-4, matrix_learning_rate=1.5e-3)
+    stage2: StageConfig = StageConfig(steps=120, learning_rate=4e-4, matrix_learning_rate=7e-4, warm_up_steps=20)
+    adapter: StageConfig = StageConfig(steps=30, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
     radiographs_per_step: int = 16
     cts_per_step: int = 4
     #: every n-th step is a CT step

@@ -1,0 +1,50 @@
+"""README.md of a checkpoint folder: what it is, what it was made from, how it measured, where its limits are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from umit_pacs.umit_model.checkpoint import EvaluationFigure, Manifest
+
+_LIMITS = """\
+- Every simulated patient is a deformation of one real person's CT. Children, scoliosis, surgery, devices, arms at the
+  sides, and every disease but the five (three for CT) named in the templates are unknown to it.
+- Hearts with a cardiothoracic ratio between 0.49 and 0.515 were left out of training and of the figures.
+- The real mass of the CT was removed before training and never shown; its anatomy was.
+- Outside the simulation expect wrong answers. The input check refuses images that look unlike the simulation; an image
+  that passes it can still be misread.
+"""
+
+
+def write_model_card(target: Path, manifest: Manifest) -> None:
+    """Write or replace README.md; the manifest has to be written after it, since it holds the file's hash."""
+    tasks = ", ".join(manifest.tasks)
+    lines = [
+        f"# {manifest.name} {manifest.version}",
+        "",
+        manifest.intended_use,
+        "",
+        f"A small Qwen2-VL trained from scratch by `training/` for {tasks}, in English and Chinese.",
+        "How it was trained stands in `training.json`, hashes and calibration in `manifest.json`.",
+        "",
+        f"Licence: {manifest.licence}. {manifest.data_licence}.",
+        "",
+        "## Limits",
+        "",
+        _LIMITS,
+        "## Figures",
+        "",
+        *_figures(manifest.evaluation),
+    ]
+    (target / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _figures(figures: tuple[EvaluationFigure, ...]) -> list[str]:
+    if not figures:
+        return ["Not measured yet."]
+    rows = ["| task | measure | value | 95 % interval | n | measured on |", "| --- | --- | --- | --- | --- | --- |"]
+    for figure in figures:
+        interval = "" if figure.low is None else f"{figure.low:.2f} to {figure.high:.2f}"
+        cells = (figure.task, figure.metric, f"{figure.value:.3f}", interval, str(figure.samples), figure.data)
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from transformers import Qwen2VLForConditionalGeneration
 
@@ -36,7 +36,7 @@ from training.studies import Study, StudyKind, open_kind
 from training.tokenizer import train_tokenizer, training_corpus
 from training.truth import Question
 from umit_pacs.handoffs import Task
-from umit_pacs.umit_model.adapters import LANGUAGE_MODEL_TARGETS
+from umit_pacs.umit_model.adapters import LANGUAGE_MODEL_TARGETS, with_adapter
 from umit_pacs.umit_model.processor import ImageTextProcessor
 
 KINDS: tuple[Kind, ...] = ("radiograph", "ct")
@@ -309,7 +309,7 @@ def train_adapters(
         torch.manual_seed(bench.config.seed)
         rank = bench.config.adapter_rank
         lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_MODEL_TARGETS)
-        adapted = get_peft_model(network, lora, adapter_name=task.value)
+        adapted = with_adapter(network, lora, task.value)
         _train_adapter(bench, task, adapted, on_step)
         _save_adapter(adapted, task, path)
         adapted.unload()

@@ -12,7 +12,16 @@ from tests.result_fixtures import (
     radiograph_run,
     run_of,
 )
-from umit_pacs.handoffs import Abstention, Language, Region, RegionKind, SeriesExclusion, SeriesUID, Task
+from umit_pacs.handoffs import (
+    Abstention,
+    Language,
+    Region,
+    RegionKind,
+    ReportStatement,
+    SeriesExclusion,
+    SeriesUID,
+    Task,
+)
 from umit_pacs.result_objects.draft import LineOrigin, SectionKind
 from umit_pacs.result_objects.statements import sentences_of
 from umit_pacs.vocabulary import load_phrases, load_templates
@@ -129,6 +138,14 @@ def test_an_unsure_answer_is_stated_as_possible_only(tmp_path):
     run = radiograph_run(tmp_path)
     run = with_results(run, detection(run, "nodule", regions=(region(run, "nodule", 0.4),), confidence=0.4))
     assert texts(run.draft(), SectionKind.IMPRESSION) == ["1. A left pulmonary nodule or mass is possible."]
+
+
+def test_an_unsure_denial_makes_nothing_possible(tmp_path):
+    run = radiograph_run(tmp_path)
+    sentence = "No pulmonary nodule or mass is seen."
+    unsure = ReportStatement(finding="nodule", presence="absent", side="none", sentence=sentence, confidence=0.6)
+    run = with_results(run, replace(report(run, sentence), statements=(unsure,)))
+    assert not any("possible" in line for line in texts(run.draft(), SectionKind.IMPRESSION))
 
 
 def test_the_checkpoints_own_threshold_goes_before_the_templates(tmp_path):

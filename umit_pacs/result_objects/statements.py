@@ -17,7 +17,8 @@ from umit_pacs.handoffs import Language, Task, TaskResult
 from umit_pacs.vocabulary import Presence, Side, SRTemplate
 
 _PRESENCES: tuple[Presence, ...] = get_args(Presence)
-_SIDES: tuple[Side, ...] = get_args(Side)
+#: `none` first: a sentence that names no side, as every denial does, is about none
+_SIDES: tuple[Side, ...] = ("none", *(side for side in get_args(Side) if side != "none"))
 #: after a full stop, exclamation or question mark; Chinese ones need no blank
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])\s*|\s*\n+\s*")
 #: the key of statements about the whole image
@@ -63,7 +64,7 @@ def sentences_of(text: str) -> list[str]:
 def read_report(result: TaskResult, template: SRTemplate) -> ReportReading:
     """What the sentences of a report state, by comparison with the template's sentences.
 
-    A sentence that the model was not sure of states its finding as possible only.
+    A sentence that the model was not sure of states its finding as possible only; one that denies a finding, nothing.
     """
     known = _known_sentences(template, result.order.language)
     confidences = {_plain(statement.sentence): statement.confidence for statement in result.statements}
@@ -74,6 +75,8 @@ def read_report(result: TaskResult, template: SRTemplate) -> ReportReading:
         if plain in known:
             finding, presence, side = known[plain]
             is_sure = _is_sure(confidences.get(plain), template)
+            if presence == "absent" and not is_sure:
+                continue
             statements.append(
                 Statement(
                     source=StatementSource.REPORT_TEXT,

@@ -13,7 +13,6 @@ from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, launch
 _place: dict[str, Path] = {}
 
 
-@DBOS.workflow(name=Stage.ANALYSE, max_recovery_attempts=MAXIMUM_RECOVERIES)
 def analyse(input_set_id: str, attempt: int) -> None:
     note_start(input_set_id, attempt)
     if input_set_id.startswith("poison"):
@@ -39,6 +38,8 @@ def note_end(input_set_id: str) -> None:
 def run(workflow_url: str, folder: Path, executor: str) -> None:
     """Run workflows until killed."""
     _place["folder"] = folder
+    # Only here: DBOS keeps one registry a process, and the tests' own process may hold the node's workflows.
+    DBOS.workflow(name=Stage.ANALYSE, max_recovery_attempts=MAXIMUM_RECOVERIES)(analyse)
     launch(workflow_url, executor, [Stage.ANALYSE])
     threading.Event().wait()
 

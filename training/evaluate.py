@@ -32,6 +32,9 @@ from umit_pacs.umit_model.engine import Engine
 from umit_pacs.umit_model.model_answer import ModelAnswer
 from umit_pacs.vocabulary import load_templates
 
+#: measure, value, confidence as the engine gave it
+Measured = list[tuple[str, float, float | None]]
+
 SERIES = SeriesUID("1.2.3")
 #: overlap from which a box counts as found; a lesion spans only a few slices of a volume, so there less is asked for
 FOUND_IOU: dict[Kind, float] = {"radiograph": 0.5, "ct": 0.3}
@@ -161,18 +164,22 @@ def prepared_series(study: Study) -> PreparedSeries:
 
 
 def _grade(kind: StudyKind, study: int, truth: Truth, question: Question, answer: ModelAnswer) -> list[Grade]:
+    """What was answered is right or wrong; an abstention is neither and counted as such."""
     order = question.order
-    if order.task is Task.REPORT:
+    measured: Measured
+    if answer.abstention is not None:
+        measured = []
+    elif order.task is Task.REPORT:
         measured = _grade_report(kind.examiner, truth, question, answer)
     elif order.task in (Task.DETECTION, Task.DETECTION_3D):
         measured = _grade_boxes(kind, truth, order.target, answer)
     elif order.task is Task.LANDMARK:
         measured = _grade_landmark(truth, order.target, answer)
     elif order.options or order.task is Task.CLASSIFICATION:
-        is_right = _said(answer) == question.answer
+        is_right = answer.answer_text == question.answer
         measured = [("accuracy", float(is_right), answer.confidence)]
     else:
-        measured = [("open_accuracy", float(_said(answer) == question.answer), None)]
+        measured = [("open_accuracy", float(answer.answer_text == question.answer), None)]
     measured.append(("abstained", float(answer.abstention is not None), None))
     return [
         Grade(
@@ -190,16 +197,9 @@ def _grade(kind: StudyKind, study: int, truth: Truth, question: Question, answer
     ]
 
 
-Measured = list[tuple[str, float, float | None]]
-
-
-def _said(answer: ModelAnswer) -> str:
-    return "" if answer.abstention is not None else answer.answer_text
-
-
 def _grade_report(examiner: Examiner, truth: Truth, question: Question, answer: ModelAnswer) -> Measured:
     """Each finding's statement is right when presence and side are."""
-    measured: Measured = [("exact", float(_said(answer) == question.answer), None)]
+    measured: Measured = [("exact", float(answer.answer_text == question.answer), None)]
     stated = {statement.finding: statement for statement in answer.statements}
     for key in examiner.template.findings:
         statement = stated.get(key)
@@ -212,8 +212,6 @@ def _grade_report(examiner: Examiner, truth: Truth, question: Question, answer: 
 
 def _grade_boxes(kind: StudyKind, truth: Truth, finding: str, answer: ModelAnswer) -> Measured:
     is_there = finding in truth.sides
-    if answer.abstention is not None:
-        return [("false_negative", float(len(truth.boxes.get(finding, ()))), None)]
     said = bool(answer.regions)
     present = answer.confidence if said or answer.confidence is None else 1 - answer.confidence
     # The value is the truth and the confidence the probability of presence: what Platt scaling is fitted to.

@@ -58,6 +58,9 @@ INTENDED_USE = (
 )
 MODALITIES: dict[Kind, tuple[str, ...]] = {"radiograph": ("CR", "DX"), "ct": ("CT",)}
 _LONGEST_ANSWER = {Task.REPORT: 96, Task.DETECTION: 100, Task.DETECTION_3D: 110, Task.LANDMARK: 16}
+#: Share of simulated studies within each limit of the input check. It is tight: a checkpoint that has seen simulations
+#: alone had better refuse a few of them than read a stranger with confidence.
+KNOWN_SHARE = 0.98
 #: From these calibrated probabilities on a finding is stated, or denied; between them it is uncertain.
 _THRESHOLD = Threshold(present_from=0.6, absent_below=0.35)
 
@@ -200,7 +203,7 @@ def _fit_input_checks(
         drawn = count if first.kind == "radiograph" else count // 5
         fitted = _input_vectors(target, first, np.random.default_rng([config.seed, 5]), drawn * 2)
         limits = _input_vectors(target, second, np.random.default_rng([config.seed, 6]), drawn)
-        checks[MODALITIES[first.kind]] = fit_input_check(fitted, held_out=limits)
+        checks[MODALITIES[first.kind]] = fit_input_check(fitted, held_out=limits, quantile=KNOWN_SHARE, margin=1.0)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         path = Path(folder) / INPUT_CHECK_FILE
         write_input_checks(path, checks)

@@ -47,4 +47,16 @@ def _figures(figures: tuple[EvaluationFigure, ...]) -> list[str]:
         interval = "" if figure.low is None else f"{figure.low:.2f} to {figure.high:.2f}"
         cells = (figure.task, figure.metric, f"{figure.value:.3f}", interval, str(figure.samples), figure.data)
         rows.append(f"| {' | '.join(cells)} |")
-    return rows
+    return [*rows, "", *_no_better_than_trivial(figures)]
+
+
+def _no_better_than_trivial(figures: tuple[EvaluationFigure, ...]) -> list[str]:
+    """What the checkpoint has not learned, said in so many words."""
+    suffix = "_of_the_most_frequent_answer"
+    bars = {(f.task, f.metric.removesuffix(suffix), f.data): f.value for f in figures if f.metric.endswith(suffix)}
+    failed = [
+        f"- {f.task}, {f.metric}: {f.value:.3f} against {bars[f.task, f.metric, f.data]:.3f} ({f.data})"
+        for f in figures
+        if f.value <= bars.get((f.task, f.metric, f.data), -1.0)
+    ]
+    return ["Not better than always giving the most frequent answer, so not learned:", "", *failed] if failed else []

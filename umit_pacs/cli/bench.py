@@ -77,7 +77,7 @@ def path(
     as_json: JSONOption = False,
     runs: Annotated[int, typer.Option(min=1, help="Studies of each kind.")] = 3,
 ) -> None:
-    """Last image received to last result confirmed, less the quiet period, over the bare model time."""
+    """From the study being complete to its last result confirmed, over the bare model time."""
     from umit_pacs.cli.bench_path import bench_path, path_table
 
     rows = bench_path(runs=runs)

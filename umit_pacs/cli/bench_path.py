@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +18,6 @@ from umit_pacs.cli.demo import DemoNode, progress_display, push, running_archive
 from umit_pacs.cli.sample_studies import SampleStudy, write_chest_ct, write_radiograph
 from umit_pacs.errors import PeerUnavailable
 from umit_pacs.handoffs import Language
-from umit_pacs.settings import load_settings
 from umit_pacs.states import InputSetState
 from umit_pacs.store.stories import StudyStory
 
@@ -30,7 +28,7 @@ class PathTime:
 
     study: str
     instances: int
-    #: last instance received -> CONFIRMED, less the quiet period.
+    #: last instance received -> CONFIRMED, less the wait for completeness: ASSEMBLED -> CONFIRMED.
     path_s: float
     #: what the engine itself took for the same study.
     model_s: float
@@ -53,7 +51,6 @@ def bench_path(*, runs: int) -> list[dict[str, Any]]:
         archive = stack.enter_context(running_archive(folder / "pacs", node_port=node.port))
         node.configure(archive)
         stack.enter_context(node.running(progress))
-        quiet_period_s = load_settings(node.config).assemble.quiet_period_s
         rows = []
         for original in originals:
             times = []
@@ -61,7 +58,7 @@ def bench_path(*, runs: int) -> list[dict[str, Any]]:
                 study = as_new_study(original, folder / f"{original.modality}-{run}")
                 push((study,), archive, progress)
                 (told,) = node.wait_for_drafts((study,), progress)
-                times.append(_path_time(study, told, quiet_period_s))
+                times.append(_path_time(study, told))
             rows.append(_median(times[1:]))
     return [asdict(row) | {"ratio": row.ratio} for row in rows]
 
@@ -78,15 +75,14 @@ def as_new_study(original: SampleStudy, folder: Path) -> SampleStudy:
     return replace(original, folder=folder, study_instance_uid=str(study_uid))
 
 
-def _path_time(study: SampleStudy, told: StudyStory, quiet_period_s: float) -> PathTime:
+def _path_time(study: SampleStudy, told: StudyStory) -> PathTime:
     newest = told.input_sets[-1]
     if newest.state is not InputSetState.CONFIRMED or newest.findings is None:
         raise PeerUnavailable(f"{study.name} ended {newest.state}: {newest.reason} {newest.detail}")
-    start = max(arrival.last_received_at for arrival in told.arrivals) + timedelta(seconds=quiet_period_s)
     return PathTime(
         study=study.name,
         instances=newest.instances,
-        path_s=(newest.changes[-1].changed_at - start).total_seconds(),
+        path_s=(newest.changes[-1].changed_at - newest.changes[0].changed_at).total_seconds(),
         model_s=newest.findings.timings_s["model_s"],
     )
 
@@ -99,7 +95,7 @@ def _median(times: Sequence[PathTime]) -> PathTime:
 
 def path_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The figures for people."""
-    table = Table(title="Last image received to last result confirmed, less the quiet period; medians")
+    table = Table(title="Study complete to last result confirmed; medians")
     for header in ("study", "instances", "path, s", "model, s", "ratio"):
         table.add_column(header, justify="left" if header == "study" else "right")
     for row in rows:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from umit_pacs.cli.checks import is_node_answering
 from umit_pacs.cli.demo_archive import Archive, find_orthanc, free_port, running_orthanc
 from umit_pacs.cli.demo_report import save_pictures, study_table
-from umit_pacs.cli.options import console
+from umit_pacs.cli.options import console, error_console
 from umit_pacs.cli.sample_studies import SampleStudy, write_chest_ct, write_radiograph, write_simulated_radiograph
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.embedded_archive import AE_TITLE as EMBEDDED_AE_TITLE
@@ -91,7 +91,7 @@ def progress_display() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    return Progress(*columns, console=console)
+    return Progress(*columns, console=error_console)
 
 
 def write_samples(folder: Path, progress: Progress) -> tuple[SampleStudy, ...]:

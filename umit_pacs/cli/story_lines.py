@@ -246,8 +246,9 @@ def _delivery_lines(deliveries: tuple[Delivery, ...]) -> Iterator[Line]:
     for item in deliveries:
         what = f"{item.kind.replace('_', ' ').capitalize()} …{item.sop_instance_uid[-8:]}"
         tries = _count(item.attempts, "attempt")
+        after = f" after {tries}" if item.attempts else ""
         if item.sent_at is not None:
-            yield Line(at=item.sent_at, text=f"{what} taken by {item.peer} after {tries}.")
+            yield Line(at=item.sent_at, text=f"{what} taken by {item.peer}{after}.")
         if item.confirmed_at is not None:
             how = item.last_status.replace("_", " ")
             yield Line(at=item.confirmed_at, text=f"{what} confirmed by {item.peer} ({how}).")

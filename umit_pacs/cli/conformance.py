@@ -26,7 +26,6 @@ _MEANINGS = {
     "NO_SUCH_INSTANCE": "A storage commitment report about something that was not asked.",
     "SOP_CLASS_NOT_SUPPORTED": "The SOP class was not negotiated for this, or is no storage class.",
     "NOT_AUTHORISED": "The peer may not send.",
-    "UNRECOGNISED_OPERATION": "The operation is none of this SOP class.",
     "ANOTHER_DATA_SET_IS_HELD": "Other bytes came first under this UID and stay; what came now is kept aside.",
 }
 #: what each kind of result is; the SOP classes and numbers come from the code.

@@ -23,7 +23,6 @@ class Status(enum.IntEnum):
     NO_SUCH_INSTANCE = 0x0112
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     NOT_AUTHORISED = 0x0124
-    UNRECOGNISED_OPERATION = 0x0211
     #: warning: what is held differs from what was sent (another data set came first under this UID and stays).
     ANOTHER_DATA_SET_IS_HELD = 0xB000
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("analyse")]
 
 SAMPLES = Path(find_spec("data_store").origin).parent / "data"
 CERTAIN = 0.8

@@ -37,8 +37,8 @@ from umit_pacs.store.stories import StudyStory, story
 
 #: Longest wait for all drafts to be confirmed.
 DEMO_LIMIT_S = 600.0
-#: Of a patient with an effusion on the left and a consolidation on the right; no training study is drawn from it.
-SIMULATED_SEED = 5
+#: Of a patient with an effusion on the left, which umit-demo has learned to see, and nodules, which it has not.
+SIMULATED_SEED = 11
 
 
 def run_demo(folder: Path, *, language: Language, is_kept: bool) -> None:

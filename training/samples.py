@@ -81,7 +81,7 @@ def truth_in_words(truth: Truth) -> str:
     """Every finding of the template: there, with its side, or not."""
     template = load_templates().by_key(truth.template)
     present = [
-        f"{truth.sides[key]} {term.names[Language.ENGLISH]}".removeprefix("none ")
+        term.names[Language.ENGLISH] + (f" ({truth.sides[key]})" if truth.sides[key] != "none" else "")
         for key, term in template.findings.items()
         if key in truth.sides
     ]

@@ -38,6 +38,10 @@ def study_table(samples: Iterable[SampleStudy], stories: Iterable[StudyStory], a
 
 def said_in_words(results: Iterable[TaskResult]) -> str:
     """The report first, then what was found, not found, answered and not answered, each with its confidence."""
+    results = tuple(results)
+    refusals = {result.abstention.reason if result.abstention else "" for result in results}
+    if len(results) > 1 and len(refusals) == 1 and (reason := refusals.pop()):
+        return f"nothing: none of {len(results)} questions is answered ({reason.replace('_', ' ')})"
     lines: dict[str, list[str]] = {"report": [], "found": [], "not found": [], "answers": [], "not answered": []}
     for result in results:
         name = result.order.question or result.order.target.replace("_", " ") or str(result.order.task)

@@ -13,8 +13,11 @@ pytestmark = [pytest.mark.peer, pytest.mark.timeout(900), pytest.mark.xdist_grou
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo") / "files"
-    command = [sys.executable, "-m", "umit_pacs", "demo", "--folder", str(folder)]
+    return run_demo(tmp_path_factory.mktemp("demo") / "files")
+
+
+def run_demo(folder, *options):
+    command = [sys.executable, "-m", "umit_pacs", "demo", "--folder", str(folder), *options]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=800, check=False, env=os.environ | {"COLUMNS": "240"}
     )
@@ -49,3 +52,18 @@ def test_the_log_holds_no_patient_data(demo):
     log = (folder / "node.log").read_text(encoding="utf-8")
     for word in ("CompressedSamples", "9RG1", "LIDC-IDRI", "Demo^"):
         assert word not in log
+
+
+def test_without_orthanc_an_embedded_archive_stands_in_and_says_so(tmp_path):
+    _, shown = run_demo(tmp_path / "files", "--embedded", "--language", "zh")
+    assert "An embedded archive on loopback stands in for the PACS" in shown
+    assert len(re.findall(r"\bCONFIRMED\b", shown)) == 3
+
+
+def test_a_folder_that_no_demo_made_is_left_alone(tmp_path):
+    (tmp_path / "precious").touch()
+    command = [sys.executable, "-m", "umit_pacs", "demo", "--folder", str(tmp_path)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1
+    assert "folder_in_use" in refused.stderr
+    assert (tmp_path / "precious").exists()

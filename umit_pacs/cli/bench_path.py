@@ -48,7 +48,7 @@ def bench_path(*, runs: int) -> list[dict[str, Any]]:
         progress = stack.enter_context(progress_display())
         originals = (write_radiograph(folder / "radiograph"), write_chest_ct(folder / "ct"))
         node = DemoNode(folder=folder, language=Language.ENGLISH)
-        archive = stack.enter_context(running_archive(folder / "pacs", node_port=node.port))
+        archive = stack.enter_context(running_archive(folder / "pacs", node.port))
         node.configure(archive)
         stack.enter_context(node.running(progress))
         rows = []

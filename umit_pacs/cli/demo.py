@@ -41,7 +41,7 @@ DEMO_LIMIT_S = 600.0
 SIMULATED_SEED = 11
 
 
-def run_demo(folder: Path, *, language: Language, is_kept: bool) -> None:
+def run_demo(folder: Path, *, language: Language, is_kept: bool, is_embedded: bool = False) -> None:
     """The whole demo, in order; raises UmitPacsError that says what went wrong."""
     prepare_folder(folder)
     folder = folder.resolve()
@@ -49,7 +49,7 @@ def run_demo(folder: Path, *, language: Language, is_kept: bool) -> None:
         progress = stack.enter_context(progress_display())
         samples = write_samples(folder / "samples", progress)
         node = DemoNode(folder=folder, language=language)
-        archive = stack.enter_context(running_archive(folder / "pacs", node_port=node.port))
+        archive = stack.enter_context(running_archive(folder / "pacs", node.port, is_embedded=is_embedded))
         node.configure(archive)
         stack.enter_context(node.running(progress))
         push(samples, archive, progress)
@@ -110,13 +110,14 @@ def write_samples(folder: Path, progress: Progress) -> tuple[SampleStudy, ...]:
 
 
 @contextmanager
-def running_archive(folder: Path, *, node_port: int) -> Iterator[Archive]:
-    """Orthanc where it is installed, else the embedded archive, and a line that says so."""
-    if find_orthanc() is not None:
+def running_archive(folder: Path, node_port: int, *, is_embedded: bool = False) -> Iterator[Archive]:
+    """Orthanc where it is installed, else (or when wanted) the embedded archive, and a line that says so."""
+    if find_orthanc() is not None and not is_embedded:
         with running_orthanc(folder, node_port=node_port) as archive:
             yield archive
         return
-    console.print("[yellow]Orthanc is not installed: an embedded archive on loopback stands in for the PACS.[/]")
+    missing = "" if is_embedded else "Orthanc is not installed: "
+    console.print(f"[yellow]{missing}An embedded archive on loopback stands in for the PACS.[/]")
     with EmbeddedArchive(folder, node=("127.0.0.1", node_port, "UMIT")) as embedded:
         yield Archive(
             name="embedded archive",

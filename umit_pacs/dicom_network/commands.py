@@ -31,13 +31,10 @@ class Element(enum.IntEnum):
     AFFECTED_SOP_CLASS_UID = 0x0002
     COMMAND_FIELD = 0x0100
     MESSAGE_ID = 0x0110
-    MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
     PRIORITY = 0x0700
     COMMAND_DATA_SET_TYPE = 0x0800
     STATUS = 0x0900
-    ERROR_COMMENT = 0x0902
     AFFECTED_SOP_INSTANCE_UID = 0x1000
-    EVENT_TYPE_ID = 0x1002
 
 
 def read_command_field(content: bytes | bytearray) -> int:
@@ -62,18 +59,17 @@ def read_command_field(content: bytes | bytearray) -> int:
 
 
 def encode(fields: Mapping[Element, int | str]) -> bytes:
-    """A command set with its group length; texts are padded to even length, with NUL for UIDs and space for others."""
+    """A command set with its group length; UIDs are padded to even length."""
     body = bytearray()
     for element, value in sorted(fields.items()):
-        content = _encoded_text(element, value) if isinstance(value, str) else struct.pack("<H", value)
+        content = _encoded_uid(value) if isinstance(value, str) else struct.pack("<H", value)
         body += _ELEMENT.pack(0, element, len(content)) + content
     return _ELEMENT.pack(0, Element.GROUP_LENGTH, 4) + struct.pack("<L", len(body)) + bytes(body)
 
 
-def _encoded_text(element: Element, value: str) -> bytes:
+def _encoded_uid(value: str) -> bytes:
     content = value.encode("ascii", "replace")
-    padding = b" " if element is Element.ERROR_COMMENT else b"\0"
-    return content + padding if len(content) % 2 else content
+    return content + b"\0" if len(content) % 2 else content
 
 
 def _number(values: Mapping[int, bytes], element: Element) -> int:

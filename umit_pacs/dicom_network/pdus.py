@@ -26,7 +26,6 @@ class PDUType(enum.IntEnum):
     ASSOCIATE_RJ = 0x03
     P_DATA_TF = 0x04
     RELEASE_RQ = 0x05
-    RELEASE_RP = 0x06
     ABORT = 0x07
 
 

@@ -1,12 +1,14 @@
-"""Dense supervision of the image tokens in stage 1: what lies where, asked of every token directly.
+"""Dense supervision of the image tokens: what lies where, asked of every token directly.
 
-The simulator knows it anyway, and it teaches the vision tower far faster than words do. The probe is thrown away after
-training; the checkpoint does not hold it.
+The simulator knows it anyway, and it teaches the vision tower far faster than words do. The tower sees each slice of a
+volume alone, so each slice is asked for itself. The probe is thrown away after training; the checkpoint does not hold
+it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +19,22 @@ from torch import Tensor, nn
 from training.truth import Truth
 from umit_pacs.vocabulary import SRTemplate
 
+#: Most tokens lie in no box at all, so their mean says little.
+COVER_WEIGHT = 3.0
 _SIDES = {"left": (1.0, 0.0), "right": (0.0, 1.0), "both": (1.0, 1.0), "none": (1.0, 1.0)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenGrid:
-    """How the image tokens of a study tile its pixels: tokens along x, y and, for a volume, z."""
+    """How the image tokens of one image tile its pixels."""
 
-    tokens_xyz: tuple[int, ...]
-    extent: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        return int(np.prod(self.tokens_xyz))
+    tokens_xy: tuple[int, int]
+    extent: tuple[int, int]
 
     def low_and_high(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(tokens, axes) corners of each token, in the order of the tokens (x fastest)."""
-        edges = [e / t for e, t in zip(self.extent, self.tokens_xyz, strict=True)]
-        axes = [np.arange(t) * edge for t, edge in zip(self.tokens_xyz, edges, strict=True)]
+        edges = [e / t for e, t in zip(self.extent, self.tokens_xy, strict=True)]
+        axes = [np.arange(t) * edge for t, edge in zip(self.tokens_xy, edges, strict=True)]
         mesh = np.meshgrid(*reversed(axes), indexing="ij")
         low = np.stack([axis.ravel() for axis in reversed(mesh)], axis=1).astype(np.float32)
         return low, low + np.array(edges, np.float32)
@@ -42,20 +42,20 @@ class TokenGrid:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenseTargets:
-    """What is true of each token; F findings, M landmarks, A axes."""
+    """What is true of each token of N images; F findings, M landmarks."""
 
-    #: (B, tokens, F) share of the token inside a box of the finding
-    cover: Tensor
-    #: (B, tokens, F) 1 where the middle of a box lies
-    middle: Tensor
-    #: (B, tokens, F, 2 A) low and high corner from the token's middle, in tokens; only where `middle`
-    corners: Tensor
-    #: (B, M) token of each landmark, -1 outside
-    landmark_token: Tensor
-    #: (B, M, A) offset from the token's middle, in tokens
-    landmark_offset: Tensor
-    #: (B, F, 2) left, right
-    presence: Tensor
+    #: (N, tokens, F) share of the token inside a box of the finding
+    cover: NDArray[np.float32]
+    #: (N, tokens, F) 1 where the middle of a box lies
+    middle: NDArray[np.float32]
+    #: (N, tokens, F, 4) low and high corner from the token's middle, in tokens; only where `middle`
+    corners: NDArray[np.float32]
+    #: (N, M) token of each landmark, -1 outside
+    landmark_token: NDArray[np.int64]
+    #: (N, M, 2) offset from the token's middle, in tokens
+    landmark_offset: NDArray[np.float32]
+    #: (N, F, 2) left, right
+    presence: NDArray[np.float32]
 
 
 class Probe(nn.Module):
@@ -66,15 +66,15 @@ class Probe(nn.Module):
         self.findings = tuple(template.findings)
         self.landmarks = tuple(template.landmarks)
         self.grid = grid
-        axes = len(grid.extent)
         f, m = len(self.findings), len(self.landmarks)
-        self._sizes = [f, f, f * 2 * axes, m, m * axes, f * 2]
+        self._sizes = [f, f, f * 4, m, m * 2, f * 2]
         self.read = nn.Linear(width, sum(self._sizes))
 
     def targets(self, truths: list[Truth]) -> DenseTargets:
+        """What is true of each token of these images."""
         low, high = self.grid.low_and_high()
         each = [self._targets_of(truth, low, high) for truth in truths]
-        stacked = [torch.from_numpy(np.stack(part)) for part in zip(*each, strict=True)]
+        stacked: list[NDArray[Any]] = [np.stack(part) for part in zip(*each, strict=True)]
         cover, middle, corners, landmark_token, landmark_offset, presence = stacked
         return DenseTargets(
             cover=cover,
@@ -88,12 +88,12 @@ class Probe(nn.Module):
     def _targets_of(
         self, truth: Truth, low: NDArray[np.float32], high: NDArray[np.float32]
     ) -> tuple[NDArray[np.generic], ...]:
-        axes, size = low.shape[1], high[0] - low[0]
+        size = high[0] - low[0]
         centre = (low + high) / 2
         f, m = len(self.findings), len(self.landmarks)
         cover, middle = np.zeros((len(low), f), np.float32), np.zeros((len(low), f), np.float32)
-        corners = np.zeros((len(low), f, 2 * axes), np.float32)
-        token, offset = np.full(m, -1, np.int64), np.zeros((m, axes), np.float32)
+        corners = np.zeros((len(low), f, 4), np.float32)
+        token, offset = np.full(m, -1, np.int64), np.zeros((m, 2), np.float32)
         presence = np.zeros((f, 2), np.float32)
         for index, name in enumerate(self.findings):
             if name in truth.sides:
@@ -114,30 +114,32 @@ class Probe(nn.Module):
                 token[index], offset[index] = nearest, (np.array(point) - centre[nearest]) / size
         return cover, middle, corners, token, offset, presence
 
-    def loss(self, features: Tensor, wanted: DenseTargets) -> Tensor:
-        """features: (B, tokens, width)."""
+    def loss(self, features: Tensor, targets: DenseTargets) -> Tensor:
+        """features: (N, tokens, width)."""
         parts = self.read(features.float()).split(self._sizes, dim=-1)
         cover, middle, corners, landmarks, offsets, presence = parts
-        batch, tokens, f = cover.shape
-        total = F.binary_cross_entropy_with_logits(cover, wanted.cover)
+        count, tokens, f = cover.shape
+        wanted = {name: torch.from_numpy(getattr(targets, name)) for name in DenseTargets.__slots__}
+        total = COVER_WEIGHT * F.binary_cross_entropy_with_logits(cover, wanted["cover"])
         rare = torch.tensor(8.0)
-        total = total + F.binary_cross_entropy_with_logits(middle, wanted.middle, pos_weight=rare)
-        is_middle = wanted.middle > 0
+        total = total + F.binary_cross_entropy_with_logits(middle, wanted["middle"], pos_weight=rare)
+        is_middle = wanted["middle"] > 0
         if is_middle.any():
-            read = corners.view(batch, tokens, f, -1)[is_middle]
-            total = total + F.smooth_l1_loss(read, wanted.corners[is_middle])
+            read = corners.view(count, tokens, f, 4)[is_middle]
+            total = total + F.smooth_l1_loss(read, wanted["corners"][is_middle])
         # A finding is on a side when some token says so: a smooth maximum over the tokens.
-        some = torch.logsumexp(presence.view(batch, tokens, f, 2), dim=1) - float(np.log(tokens))
-        total = total + F.binary_cross_entropy_with_logits(some, wanted.presence)
+        some = torch.logsumexp(presence.view(count, tokens, f, 2), dim=1) - float(np.log(tokens))
+        total = total + F.binary_cross_entropy_with_logits(some, wanted["presence"])
         if self.landmarks:
-            total = total + self._landmark_loss(landmarks, offsets, wanted)
+            total = total + _landmark_loss(landmarks, offsets, wanted["landmark_token"], wanted["landmark_offset"])
         return total
 
-    def _landmark_loss(self, landmarks: Tensor, offsets: Tensor, wanted: DenseTargets) -> Tensor:
-        batch, tokens, m = landmarks.shape
-        is_inside = wanted.landmark_token >= 0
-        token = wanted.landmark_token[is_inside]
-        place = F.cross_entropy(landmarks.transpose(1, 2)[is_inside], token)
-        each = offsets.view(batch, tokens, m, -1).transpose(1, 2)[is_inside]  # (K, tokens, A)
-        read = each[torch.arange(len(token)), token]
-        return 0.3 * place + F.smooth_l1_loss(read, wanted.landmark_offset[is_inside])
+
+def _landmark_loss(landmarks: Tensor, offsets: Tensor, wanted_token: Tensor, wanted_offset: Tensor) -> Tensor:
+    count, tokens, m = landmarks.shape
+    is_inside = wanted_token >= 0
+    token = wanted_token[is_inside]
+    place = F.cross_entropy(landmarks.transpose(1, 2)[is_inside], token)
+    each = offsets.view(count, tokens, m, 2).transpose(1, 2)[is_inside]  # (K, tokens, 2)
+    read = each[torch.arange(len(token)), token]
+    return 0.3 * place + F.smooth_l1_loss(read, wanted_offset[is_inside])

@@ -31,7 +31,7 @@ class BankConfig:
     """How many patients the bank holds and what they are drawn from."""
 
     seed: int = 2026
-    radiograph_train: int = 320
+    radiograph_train: int = 400
     radiograph_held_out: int = 100
     ct_train: int = 300
     ct_held_out: int = 60

@@ -24,6 +24,10 @@ Mask = NDArray[np.bool_]
 SLICES, EDGE_PX = 32, 112
 #: positions per voxel whose mean it is
 FINER_ZYX = (3, 2, 2)
+#: share of the patients who lie on a table that is seen
+TABLE_SHARE = 0.85
+#: the smallest consolidation that is named
+SMALLEST_CONSOLIDATION_ML = 12.0
 LOBES: dict[Side, tuple[int, ...]] = {"left": LEFT_LOBES, "right": RIGHT_LOBES}
 
 
@@ -61,6 +65,11 @@ def draw_ct_patient(sampler: Sampler, rng: np.random.Generator) -> CTPatient:
     filled, labels = sampler.fill(sampler.positions(warp, points))
     contrast = rng.choice([0.0, 1.0, rng.uniform(0, 1)])
     hu = filled[0] * (1 - contrast) + filled[1] * contrast
+    if rng.random() < TABLE_SHARE:
+        _put_on_table(hu, points, rng)
+    if rng.random() < 0.5:  # a scanner fills the corners outside its circle with a value of its own
+        outside = (points[1] - centre_zyx_mm[1]) ** 2 + (points[2] - centre_zyx_mm[2]) ** 2 > (edge_mm / 2) ** 2
+        hu[outside] = rng.choice([-1024.0, -1200.0, -2000.0])
     finer_z, finer_y, finer_x = FINER_ZYX
     mean = hu.reshape(SLICES, finer_z, EDGE_PX, finer_y, EDGE_PX, finer_x).mean(axis=(1, 3, 5))
     lobes = np.where((labels >= 10) & (labels <= 14), labels, 0)[finer_z // 2 :: finer_z, ::finer_y, ::finer_x]
@@ -71,6 +80,19 @@ def draw_ct_patient(sampler: Sampler, rng: np.random.Generator) -> CTPatient:
     )
 
 
+def _put_on_table(hu: Grid, points: list[Grid], rng: np.random.Generator) -> None:
+    """A curved table top of foam between two skins, close below the back, where air was."""
+    _, y, x = points
+    back_mm = float(y[hu > -400].max()) if (hu > -400).any() else 0.0
+    top_mm = back_mm + rng.uniform(-4, 14) - x**2 * rng.uniform(0.0, 1.6e-3)
+    thickness_mm, skin_mm = rng.uniform(12, 45), rng.uniform(1.5, 4)
+    depth_mm = y - top_mm
+    is_inside = (depth_mm > 0) & (depth_mm < thickness_mm) & (np.abs(x) < rng.uniform(190, 265)) & (hu < -850)
+    is_skin = is_inside & ((depth_mm < skin_mm) | (depth_mm > thickness_mm - skin_mm))
+    hu[is_inside] = rng.uniform(-980, -800)
+    hu[is_skin] = rng.uniform(-500, 150)
+
+
 def draw_findings(patient: CTPatient, rng: np.random.Generator) -> tuple[Grid, list[CTFinding]]:
     """A volume in HU with a random combination of findings, and what was put in."""
     hu = patient.hu.astype(np.float32)
@@ -79,11 +101,14 @@ def draw_findings(patient: CTPatient, rng: np.random.Generator) -> tuple[Grid, l
         return hu, findings
     sides: list[Side] = ["left", "right"]
     for side in sides:
-        lung = np.isin(patient.lobes, LOBES[side])
         if rng.random() < 0.25:
+            lung = np.isin(patient.lobes, LOBES[side])
             findings.append(_effusion(hu, lung, side, patient.spacing_zyx_mm, rng))
-        if rng.random() < 0.22:
-            findings.append(_consolidation(hu, lung, patient, side, rng))
+        # What fluid fills has no air left to lose.
+        aerated = np.isin(patient.lobes, LOBES[side]) & (hu < -500)
+        if rng.random() < 0.22 and aerated.any():
+            consolidation = _consolidation(hu, aerated, patient, side, rng)
+            findings += [consolidation] if consolidation is not None else []
     for _ in range(rng.choice([0, 1, 2, 3], p=[0.3, 0.45, 0.17, 0.08])):
         side = sides[rng.integers(2)]
         findings.append(_nodule(hu, np.isin(patient.lobes, LOBES[side]), side, patient.spacing_zyx_mm, rng))
@@ -105,14 +130,18 @@ def _effusion(
     return CTFinding(finding="pleural_effusion", side=side, box=_box(fluid))
 
 
-def _consolidation(hu: Grid, lung: Mask, patient: CTPatient, side: Side, rng: np.random.Generator) -> CTFinding:
-    """Patchy filling of a part of one lobe, airways left open here and there."""
+def _consolidation(
+    hu: Grid, aerated: Mask, patient: CTPatient, side: Side, rng: np.random.Generator
+) -> CTFinding | None:
+    """Patchy filling of a part of one lobe; None where too little of it was aerated."""
     mottle = ndimage.zoom(rng.normal(size=(8, 14, 14)).astype(np.float32), (4, 8, 8), order=1)
-    lobe = patient.lobes == rng.choice(np.unique(patient.lobes[lung]))
+    lobe = aerated & (patient.lobes == rng.choice(np.unique(patient.lobes[aerated])))
     centre = np.argwhere(lobe)[rng.integers(int(lobe.sum()))]
     radius_mm = rng.uniform(28, 65) * (1 + 0.25 * mottle)
     region = lobe & (_distance_mm(hu.shape, centre, patient.spacing_zyx_mm) < radius_mm)
-    weight = ndimage.gaussian_filter(region.astype(np.float32), (0.3, 0.8, 0.8)) * rng.uniform(0.6, 0.97) * lung
+    weight = ndimage.gaussian_filter(region.astype(np.float32), (0.3, 0.8, 0.8)) * rng.uniform(0.6, 0.97) * aerated
+    if (weight > 0.3).sum() * np.prod(patient.spacing_zyx_mm) / 1000 < SMALLEST_CONSOLIDATION_ML:
+        return None
     hu += weight * (rng.uniform(0, 45) + 25 * mottle - hu)
     return CTFinding(finding="consolidation", side=side, box=_box(weight > 0.3))
 

@@ -29,6 +29,11 @@ WATER_PER_MM, BONE_PER_MM = 0.0185, 0.012
 LOBES: dict[Side, tuple[int, ...]] = {"left": LEFT_LOBES, "right": RIGHT_LOBES}
 #: corners of the convex hull that stand for a projected mask
 HULL_POINTS = 24
+#: What a detector gets beside the direct beam: a share of the surroundings' intensity, and a little everywhere.
+SCATTER_SHARE, SCATTER_FLOOR, SCATTER_REACH_PX = 0.28, 0.006, 12
+#: Something counts as seen from this change of the detector's logarithm on, where at least this share of what the
+#: detector gets is the direct beam, and when it fills this area of the picture.
+SEEN_CONTRAST, SEEN_DIRECT_SHARE, SEEN_AREA_MM2 = 0.07, 0.5, 500.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,13 +72,15 @@ def project_patient(sampler: Sampler, rng: np.random.Generator) -> ProjectedPati
     filled, labels = sampler.fill(sampler.positions(warp, points))
     hu, wall_mm = filled[0], filled[2]
     lungs: dict[Side, Mask] = {side: np.isin(labels, lobes) for side, lobes in LOBES.items()}
+    soft = _picture(_water(hu).sum(axis=1))
+    bone = _picture(np.clip(hu - 150, 0, None).sum(axis=1) * (BONE_PER_MM * direction_mm / 1000))
     findings = []
     for side, lung in lungs.items():
         variants = [_effusion(lung, wall_mm, hu, rng) for _ in range(2)]
         variants += [_pneumothorax(lung, wall_mm, hu, rng)]
         variants += [_consolidation(lung, labels, side, hu, rng) for _ in range(2)]
-        projected = [_project(name, side, mask, change) for name, mask, change in variants if mask.any()]
-        findings += [finding for finding in projected if _is_visible(finding)]
+        projected = [_project(name, side, mask, change, soft + bone) for name, mask, change in variants]
+        findings += [finding for finding in projected if finding is not None]
     heart: Mask = _picture(np.asarray(np.isin(labels, HEART).any(axis=1)))
     lung_pictures: dict[Side, Grid] = {
         side: _picture((lung.sum(axis=1) * GRID_SPACING_ZYX_MM[1]).astype(np.float32)) for side, lung in lungs.items()
@@ -82,8 +89,8 @@ def project_patient(sampler: Sampler, rng: np.random.Generator) -> ProjectedPati
     landmarks = _landmarks(lung_pictures, _picture((labels == AORTA).any(axis=1)))
     landmarks["carina"] = _carina(sampler, warp, points)
     return ProjectedPatient(
-        soft=_picture(_water(hu).sum(axis=1)).astype(np.float16),
-        bone=_picture(np.clip(hu - 150, 0, None).sum(axis=1) * (BONE_PER_MM * direction_mm / 1000)).astype(np.float16),
+        soft=soft.astype(np.float16),
+        bone=bone.astype(np.float16),
         lung_mm=np.stack([lung_pictures["right"], lung_pictures["left"]]).astype(np.float16),
         findings=tuple(findings),
         landmarks_xy=landmarks,
@@ -157,20 +164,33 @@ def _consolidation(
     return "consolidation", weight > 0.3, change
 
 
-def _project(finding: str, side: Side, mask: Mask, change: Grid) -> ProjectedFinding:
+def _project(finding: str, side: Side, mask: Mask, change: Grid, integral: Grid) -> ProjectedFinding | None:
+    """What the finding adds, and the outline of the part that is seen; None where too little is seen to be named."""
+    delta = _picture(change.sum(axis=1))
+    contrast, direct_share = detector_contrast(integral, delta)
+    seen = (contrast > SEEN_CONTRAST) & (direct_share > SEEN_DIRECT_SHARE) & _picture(mask.sum(axis=1) >= 2)
+    seen = ndimage.binary_opening(seen, iterations=2)
+    if seen.sum() * GRID_SPACING_ZYX_MM[0] * GRID_SPACING_ZYX_MM[2] < SEEN_AREA_MM2:
+        return None
     return ProjectedFinding(
         finding=finding,
         side=side,
         volume_ml=float(mask.sum() * np.prod(GRID_SPACING_ZYX_MM) / 1000),
-        delta=_picture(change.sum(axis=1)).astype(np.float16),
-        outline_xy=_outline(_picture(mask.sum(axis=1) >= 2)),
+        delta=delta.astype(np.float16),
+        outline_xy=_outline(seen),
     )
 
 
-def _is_visible(finding: ProjectedFinding) -> bool:
-    """A finding that changes less than 4 cm² of the picture noticeably does not count as shown."""
-    changed = np.abs(finding.delta) > 0.05
-    return bool(changed.sum() * GRID_SPACING_ZYX_MM[0] * GRID_SPACING_ZYX_MM[2] > 400)
+def detector_contrast(integral: Grid, delta: Grid) -> tuple[Grid, Grid]:
+    """How much a change of the line integrals (H, W) changes the detector's logarithm, and the direct beam's share.
+
+    Behind the heart or the diaphragm scatter drowns what would be seen over the lung.
+    """
+    direct = np.exp(-integral)
+    scatter = SCATTER_SHARE * ndimage.gaussian_filter(direct, SCATTER_REACH_PX) + SCATTER_FLOOR
+    direct *= 1 - SCATTER_SHARE
+    contrast: Grid = np.abs(np.log((direct * np.exp(-delta) + scatter) / (direct + scatter)))
+    return contrast, direct / (direct + scatter)
 
 
 def _picture(projected: NDArray[Number]) -> NDArray[Number]:

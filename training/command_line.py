@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,23 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib as mpl
-import numpy as np
 import torch
 import typer
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from training.anatomy import AnatomyMissing, load_anatomy
 from training.bank import KINDS, SPLITS, BankConfig, render_bank
+from training.curves import draw_curves
 from training.evaluate import EvaluationConfig
 from training.export import calibrate_and_evaluate, export
 from training.model import ModelConfig
 from training.samples import write_radiograph_sample
 from training.studies import open_kind
-from training.train import LOG_FILE, StageConfig, TrainConfig, Workbench, restore, set_up, train_adapters, train_stages
+from training.train import StageConfig, TrainConfig, Workbench, restore, set_up, train_adapters, train_stages
 from training.warping import Sampler
 from umit_pacs.handoffs import Task
 from umit_pacs.umit_model.checkpoint import SHIPPED_FOLDER, Manifest
@@ -58,11 +55,14 @@ def tiny_config() -> TrainConfig:
     return TrainConfig(
         bank=BankConfig(radiograph_train=4, radiograph_held_out=4, ct_train=2, ct_held_out=2, shard=4),
         model=ModelConfig(
-            vision_width=64, vision_layers=1, vision_heads=2, width=64, layers=1, heads=2, inner_width=128
+            vision_width=64, vision_layers=1, vision_heads=1, width=64, layers=1, heads=2, inner_width=128
         ),
+        sight=StageConfig(steps=4, learning_rate=3e-3, matrix_learning_rate=6e-3, warm_up_steps=1),
         stage1=StageConfig(steps=8, learning_rate=3e-3, matrix_learning_rate=6e-3, warm_up_steps=2),
         stage2=StageConfig(steps=3, learning_rate=1e-3, matrix_learning_rate=2e-3, warm_up_steps=1),
         adapter=StageConfig(steps=2, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=1),
+        sight_radiographs=4,
+        sight_cts=1,
         radiographs_per_step=4,
         cts_per_step=1,
     )
@@ -82,11 +82,11 @@ def train(runs: Runs = _RUNS, tiny: Tiny = False) -> None:
     """Run the two stages and the adapters, or go on with them."""
     bench = _bench(runs, tiny)
     config = bench.config
-    with _progress("steps", config.stage1.steps + config.stage2.steps) as step:
+    with _progress("steps", config.sight.steps + config.stage1.steps + config.stage2.steps) as step:
         train_stages(bench, on_step=lambda stage, _, loss: step(f"{stage} loss {loss:.2f}"))
     with _progress("steps", config.adapter.steps * len(Task)) as step:
         train_adapters(bench, on_step=lambda stage, _, loss: step(f"{stage} loss {loss:.2f}"))
-    plot_log(bench.folder)
+    draw_curves(bench.folder)
 
 
 @app.command("export")
@@ -168,28 +168,6 @@ def _progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
             progress.update(task, advance=1, description=text)
 
         yield step
-
-
-def plot_log(folder: Path) -> Path:
-    """log.png: loss and share of right answer tokens over the steps of both stages."""
-    mpl.use("Agg")
-    rows = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["stage"].startswith("stage")]
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, key in zip(figure.subplots(1, 2), ("loss", "right"), strict=True):
-        for kind in KINDS:
-            points = [(index, row[key]) for index, row in enumerate(rows) if row["kind"] == kind]
-            if points:
-                steps, values = np.array(points).T
-                width = min(20, len(values))
-                mean = np.convolve(values, np.ones(width) / width, mode="valid")
-                axes.plot(steps[width - 1 :], mean, label=kind)
-        axes.set_xlabel("step")
-        axes.set_title({"loss": "loss of the answers", "right": "answer tokens predicted rightly"}[key])
-        axes.legend()
-    path = folder / "log.png"
-    figure.savefig(path, dpi=110)
-    return path
 
 
 def _print_figures(manifest: Manifest) -> None:

@@ -14,7 +14,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from training.chest_radiographs import GRID_SPACING_ZYX_MM, WATER_PER_MM, ProjectedFinding, ProjectedPatient
+from training.chest_radiographs import (
+    GRID_SPACING_ZYX_MM,
+    WATER_PER_MM,
+    ProjectedFinding,
+    ProjectedPatient,
+    detector_contrast,
+)
 from training.truth import Truth, side_of
 from training.warping import Grid
 from umit_pacs.umit_model.coordinate_frames import Box
@@ -22,6 +28,8 @@ from umit_pacs.umit_model.coordinate_frames import Box
 PIXEL_MM = GRID_SPACING_ZYX_MM[2]
 #: Between these ratios nobody agrees whether a heart is enlarged; such patients are left out.
 UNCLEAR_RATIO = (0.49, 0.515)
+#: change of the detector's logarithm that the middle of a nodule makes at least, and the direct beam's share there
+NODULE_CONTRAST, NODULE_DIRECT_SHARE = 0.12, 0.62
 #: how likely each finding is on each side of a patient who has any
 PREVALENCE = {"pleural_effusion": 0.24, "pneumothorax": 0.16, "consolidation": 0.2}
 
@@ -90,20 +98,25 @@ def _draw_findings(patient: ProjectedPatient, rng: np.random.Generator) -> tuple
     nodules: list[_Nodule] = []
     if rng.random() < 0.42:
         count = int(rng.choice([1, 2, 3, 4, 8, 14], p=[0.5, 0.18, 0.1, 0.08, 0.08, 0.06]))
-        covered = sum((np.abs(f.delta) > 0.2 for f in chosen), np.zeros(patient.soft.shape, bool))
-        nodules = _draw_nodules(patient, covered, count, rng)
+        nodules = _draw_nodules(patient, chosen, count, rng)
     return chosen, nodules
 
 
 def _draw_nodules(
-    patient: ProjectedPatient, covered: NDArray[np.bool_], count: int, rng: np.random.Generator
+    patient: ProjectedPatient, chosen: list[ProjectedFinding], count: int, rng: np.random.Generator
 ) -> list[_Nodule]:
+    """Nodules where lung lies in the beam, nothing else covers them, and their middle is seen."""
+    covered = sum((np.abs(f.delta) > 0.2 for f in chosen), np.zeros(patient.soft.shape, bool))
+    integral = patient.soft.astype(np.float32) + patient.bone * np.float32(1.5)
     nodules = []
     typical = rng.uniform(4.5, 14) if count < 5 else rng.uniform(4, 9)
     for _ in range(count):
         radius = float(np.clip(typical * rng.uniform(0.75, 1.3), 4, 16))
         index = int(rng.integers(2))
-        room = np.argwhere((patient.lung_mm[index] > max(2.4 * radius * PIXEL_MM, 55)) & ~covered)
+        chord = np.full_like(integral, 2 * radius * PIXEL_MM * WATER_PER_MM * 0.8)
+        contrast, direct_share = detector_contrast(integral, chord)
+        is_seen = (contrast > NODULE_CONTRAST) & (direct_share > NODULE_DIRECT_SHARE)
+        room = np.argwhere((patient.lung_mm[index] > max(2.4 * radius * PIXEL_MM, 55)) & ~covered & is_seen)
         if len(room):
             row, column = room[rng.integers(len(room))]
             side = ("right", "left")[index]

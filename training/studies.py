@@ -18,7 +18,7 @@ from training.bank import Kind, Split, load_cts, load_radiographs
 from training.chest_ct import EDGE_PX, SLICES, CTPatient, draw_findings
 from training.chest_radiographs import ProjectedPatient
 from training.exposure import is_heart_clear, is_heart_enlarged, take_radiograph
-from training.truth import Examiner, Question, Truth, side_of
+from training.truth import Examiner, Question, Truth, side_of, slice_truths
 from umit_pacs.handoffs import Language, Task
 from umit_pacs.pixels.grey import grey_of_values
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
@@ -54,6 +54,10 @@ class Study:
     images: NDArray[np.uint8]
     truth: Truth
 
+    def truth_of_images(self) -> list[Truth]:
+        """What each image shows by itself."""
+        return [self.truth] if len(self.truth.extent) == 2 else slice_truths(self.truth)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyKind:
@@ -71,21 +75,23 @@ class StudyKind:
         return self.pixels.slices or 1
 
     def token_grid(self, block_px: int) -> TokenGrid:
-        edges = (self.pixels.width, self.pixels.height)
+        """The tokens of one image of a study."""
         tokens = (self.pixels.width // block_px, self.pixels.height // block_px)
-        if self.pixels.slices is None:
-            return TokenGrid(tokens_xyz=tokens, extent=edges)
-        return TokenGrid(tokens_xyz=(*tokens, self.pixels.slices), extent=(*edges, self.pixels.slices))
+        return TokenGrid(tokens_xy=tokens, extent=(self.pixels.width, self.pixels.height))
 
     def draw(self, rng: np.random.Generator) -> Study:
         return self._draw_radiograph(rng) if self.kind == "radiograph" else self._draw_ct(rng)
 
     def draw_questions(self, truth: Truth, rng: np.random.Generator) -> list[Question]:
-        """What one study is asked in a training step: each task, languages and wordings drawn."""
+        """What one study is asked in a training step: each task, languages and wordings drawn.
+
+        The images of a volume cost most of its step, so it is asked twice as much.
+        """
+        counts = {Task.DETECTION: 2, Task.DETECTION_3D: 2, Task.VQA: 3, Task.LANDMARK: 2}
+        tasks = self.tasks if self.pixels.slices is None else self.tasks * 2
         asked: list[Question] = []
-        for task in self.tasks:
-            count = {Task.DETECTION: 2, Task.DETECTION_3D: 2, Task.VQA: 3}.get(task, 1)
-            asked += self.draw_questions_of(task, truth, rng, count)
+        for task in tasks:
+            asked += self.draw_questions_of(task, truth, rng, counts.get(task, 1))
         return asked
 
     def draw_questions_of(self, task: Task, truth: Truth, rng: np.random.Generator, count: int) -> list[Question]:

@@ -1,8 +1,10 @@
 """Trains one checkpoint, in UMIT's two stages and then one adapter per task.
 
-Stage 1, feature alignment: everything trains, on reports and all other answers, with dense supervision of the image
-tokens. Stage 2, instruction tuning: `visual.patch_embed` and `visual.blocks` are frozen, merger and language model go
-on. Adapters: the base is frozen, each task trains a LoRA on the language model alone.
+First sight, because nothing is pretrained here: vision tower and merger learn what lies where (`training.alignment`),
+without words, at a third of the cost of a step with them. Stage 1, feature alignment: everything trains, on reports and
+all other answers, with the same dense supervision beside them. Stage 2, instruction tuning: `visual.patch_embed` and
+`visual.blocks` are frozen, merger and language model go on. Adapters: the base is frozen, each task trains a LoRA on
+the language model alone.
 
 A run is a folder with the configuration, a log of JSON lines and the state to go on from. The same configuration gives
 the same steps: every step draws from (seed, stage, step).
@@ -23,11 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from transformers import Qwen2VLForConditionalGeneration
 
-from training.alignment import Probe
+from training.alignment import DenseTargets, Probe
 from training.bank import BankConfig, Kind, bank_hash
 from training.model import ModelConfig, build_network, build_processor, vision_features
 from training.packing import Packer, answer_loss
@@ -64,13 +67,20 @@ class TrainConfig:
     seed: int = 1
     bank: BankConfig = field(default_factory=BankConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    stage1: StageConfig = StageConfig(steps=1400, learning_rate=8e-4, matrix_learning_rate=1.5e-3)
-    stage2: StageConfig = StageConfig(steps=120, learning_rate=4e-4, matrix_learning_rate=7e-4, warm_up_steps=20)
-    adapter: StageConfig = StageConfig(steps=30, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
+    sight: StageConfig = StageConfig(steps=1500, learning_rate=1e-3, matrix_learning_rate=2e-3)
+    stage1: StageConfig = StageConfig(steps=900, learning_rate=1e-3, matrix_learning_rate=2e-3)
+    stage2: StageConfig = StageConfig(steps=150, learning_rate=3e-4, matrix_learning_rate=5e-4, warm_up_steps=20)
+    adapter: StageConfig = StageConfig(steps=40, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
+    #: studies of one step of first sight, and slices drawn from each volume there
+    sight_radiographs: int = 32
+    sight_cts: int = 6
+    sight_slices: int = 12
     radiographs_per_step: int = 16
     cts_per_step: int = 4
     #: every n-th step is a CT step
     ct_every: int = 3
+    #: held-out studies are looked at every so many steps
+    validate_every: int = 50
     dense_weight: float = 1.0
     adapter_rank: int = 8
     adapter_questions: int = 6
@@ -85,6 +95,7 @@ class Workbench:
 
     config: TrainConfig
     kinds: dict[Kind, StudyKind]
+    held_out: dict[Kind, StudyKind]
     processor: ImageTextProcessor
     network: Qwen2VLForConditionalGeneration
     packers: dict[Kind, Packer]
@@ -100,6 +111,7 @@ def set_up(config: TrainConfig, bank: Path, folder: Path) -> Workbench:
     torch.manual_seed(config.seed)
     folder.mkdir(parents=True, exist_ok=True)
     kinds = {kind: open_kind(kind, "train", bank) for kind in KINDS}
+    held_out = {kind: open_kind(kind, "held_out", bank) for kind in KINDS}
     corpus = training_corpus([kind.examiner for kind in kinds.values()], config.seed)
     tokenizer = train_tokenizer(corpus, config.model.vocabulary)
     longest_edge_px = max(kind.pixels.width for kind in kinds.values())
@@ -116,6 +128,7 @@ def set_up(config: TrainConfig, bank: Path, folder: Path) -> Workbench:
     return Workbench(
         config=config,
         kinds=kinds,
+        held_out=held_out,
         processor=processor,
         network=network,
         packers=packers,
@@ -144,19 +157,20 @@ def _commit() -> str:
     return result.stdout.strip() or "unknown"
 
 
-# --- the two stages ----------------------------------------------------------------------------------------------
+# --- first sight and the two stages ------------------------------------------------------------------------------
+
+#: in their order; the numbers stand in the saved state and in the seeds
+STAGES = ("sight", "stage1", "stage2")
 
 
 def train_stages(bench: Workbench, *, on_step: Callable[[str, int, float], None], save_every_s: float = 120) -> None:
-    """Stage 1 and stage 2; goes on from the saved state. `on_step` is told stage, step and loss."""
+    """First sight, stage 1 and stage 2; goes on from the saved state. `on_step` is told stage, step and loss."""
     first_stage, first_step, optimiser_state = restore(bench)
-    for number, (name, stage) in enumerate((("stage1", bench.config.stage1), ("stage2", bench.config.stage2)), 1):
+    for number, name in enumerate(STAGES):
         if number < first_stage:
             continue
-        for part in ("patch_embed", "blocks"):
-            getattr(bench.network.model.visual, part).requires_grad_(number == 1)
-        modules: list[nn.Module] = [bench.network, *(bench.probes.values() if number == 1 else ())]
-        optimisers = _optimisers(modules, stage)
+        stage: StageConfig = getattr(bench.config, name)
+        optimisers = _optimisers(_trained_modules(bench, name), stage)
         if number == first_stage and optimiser_state:
             for optimiser, state in zip(optimisers, optimiser_state, strict=True):
                 optimiser.load_state_dict(state)
@@ -164,49 +178,92 @@ def train_stages(bench: Workbench, *, on_step: Callable[[str, int, float], None]
         steps = range(first_step if number == first_stage else 0, stage.steps)
         with ahead(partial(_draw, bench, number), steps) as lessons:
             for step, lesson in zip(steps, lessons, strict=True):
-                _set_rates(optimisers, stage, step)
-                figures = _learn(bench, lesson, optimisers, with_probe=number == 1)
-                _log(bench.folder, {"stage": name, "step": step, "kind": lesson.kind, **figures})
-                on_step(name, step, figures["loss"])
+                rate = _set_rates(optimisers, stage, step)
+                loss, figures = _losses(bench, lesson)
+                _descend(loss, optimisers, bench.config.gradient_clip)
+                row = {"stage": name, "step": step, "kind": lesson.kind, "rate": rate, **figures}
+                if step % bench.config.validate_every == bench.config.validate_every - 1:
+                    row |= _validate(bench, number)
+                _log(bench.folder, row)
+                on_step(name, step, loss.item())
                 if time.monotonic() - saved_at > save_every_s or step == stage.steps - 1:
                     _save(bench, number, step + 1, optimisers)
                     saved_at = time.monotonic()
 
 
+def _trained_modules(bench: Workbench, stage: str) -> list[nn.Module]:
+    """What a stage trains; freezes the rest."""
+    bench.network.requires_grad_(stage != "sight")
+    visual = bench.network.model.visual
+    visual.requires_grad_(stage != "stage2")
+    visual.merger.requires_grad_(True)
+    return [bench.network, *(bench.probes.values() if stage != "stage2" else ())]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lesson:
-    """The studies of one step, and what is asked about each."""
+    """What one step learns from: images of one kind of study, and what is true of them or asked about them."""
 
     kind: Kind
-    studies: list[Study]
-    questions: list[list[Question]]
+    #: (N, H, W), study after study
+    images: NDArray[np.uint8]
+    #: None in stage 2
+    dense: DenseTargets | None
+    #: per study; () in first sight
+    questions: tuple[list[Question], ...]
 
 
-def _draw(bench: Workbench, stage_number: int, step: int) -> Lesson:
+def _draw(bench: Workbench, stage: int, step: int, *, is_held_out: bool = False) -> Lesson:
     """The lesson of one step; the same whenever it is drawn."""
-    kind_name: Kind = "ct" if step % bench.config.ct_every == bench.config.ct_every - 1 else "radiograph"
-    kind = bench.kinds[kind_name]
-    rng = np.random.default_rng([bench.config.seed, stage_number, step])
-    studies = [kind.draw(rng) for _ in range(bench.batch_size(kind_name))]
+    config = bench.config
+    name: Kind = "ct" if step % config.ct_every == config.ct_every - 1 else "radiograph"
+    kind = (bench.held_out if is_held_out else bench.kinds)[name]
+    rng = np.random.default_rng([config.seed, stage, int(is_held_out), step])
+    is_sight = STAGES[stage] == "sight"
+    sight_size = config.sight_radiographs if name == "radiograph" else config.sight_cts
+    studies = [kind.draw(rng) for _ in range(sight_size if is_sight else bench.batch_size(name))]
+    images, truths = [], []
+    for study in studies:
+        few = config.sight_slices if is_sight and len(study.images) > config.sight_slices else len(study.images)
+        chosen = np.sort(rng.choice(len(study.images), few, replace=False))
+        truth_of_images = study.truth_of_images()
+        images.append(study.images[chosen])
+        truths += [truth_of_images[index] for index in chosen]
     return Lesson(
-        kind=kind_name, studies=studies, questions=[kind.draw_questions(study.truth, rng) for study in studies]
+        kind=name,
+        images=np.concatenate(images),
+        dense=bench.probes[name].targets(truths) if STAGES[stage] != "stage2" else None,
+        questions=() if is_sight else tuple(kind.draw_questions(study.truth, rng) for study in studies),
     )
 
 
-def _learn(
-    bench: Workbench, lesson: Lesson, optimisers: list[torch.optim.Optimizer], *, with_probe: bool
-) -> dict[str, float]:
-    """One step on one kind of study; returns its figures."""
+def _losses(bench: Workbench, lesson: Lesson) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a lesson and its figures."""
+    total = torch.zeros(())
+    figures: dict[str, float] = {}
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bench.config.is_bfloat16):
-        features = study_features(bench, lesson.studies)
-        loss, right = answers_loss(bench, lesson.kind, features, lesson.questions)
-    total, dense = loss, torch.zeros(())
-    if with_probe:
-        probe = bench.probes[lesson.kind]
-        dense = probe.loss(features, probe.targets([study.truth for study in lesson.studies]))
-        total = loss + bench.config.dense_weight * dense
-    _descend(total, optimisers, bench.config.gradient_clip)
-    return {"loss": loss.item(), "dense": dense.item(), "right": right.item()}
+        features = vision_features(bench.network, lesson.images)
+        if lesson.questions:
+            by_study = features.reshape(len(lesson.questions), -1, features.shape[-1])
+            answers, right = answers_loss(bench, lesson.kind, by_study, list(lesson.questions))
+            total = total + answers
+            figures |= {"loss": answers.item(), "right": right.item()}
+    if lesson.dense is not None:
+        dense = bench.probes[lesson.kind].loss(features, lesson.dense)
+        total = total + bench.config.dense_weight * dense
+        figures["dense"] = dense.item()
+    return total, figures
+
+
+@torch.no_grad()
+def _validate(bench: Workbench, stage: int) -> dict[str, float]:
+    """The same figures on the same few held-out studies every time, by kind."""
+    found: dict[str, float] = {}
+    for step in (0, bench.config.ct_every - 1):
+        lesson = _draw(bench, stage, step, is_held_out=True)
+        _, figures = _losses(bench, lesson)
+        found |= {f"held_out_{lesson.kind}_{name}": value for name, value in figures.items()}
+    return found
 
 
 def study_features(bench: Workbench, studies: list[Study]) -> Tensor:
@@ -218,6 +275,7 @@ def study_features(bench: Workbench, studies: list[Study]) -> Tensor:
 def answers_loss(
     bench: Workbench, kind: Kind, features: Tensor, questions: list[list[Question]]
 ) -> tuple[Tensor, Tensor]:
+    """Loss of the answers and share of right tokens. features: (B, tokens, width), one row per study."""
     packer = bench.packers[kind]
     return answer_loss(bench.network, packer.head, features, packer.pack(questions))
 
@@ -255,14 +313,15 @@ def _optimisers(modules: Iterable[nn.Module], stage: StageConfig) -> list[torch.
     return found
 
 
-def _set_rates(optimisers: list[torch.optim.Optimizer], stage: StageConfig, step: int) -> None:
-    """Linear warm-up, then a cosine."""
+def _set_rates(optimisers: list[torch.optim.Optimizer], stage: StageConfig, step: int) -> float:
+    """Linear warm-up, then a cosine; returns AdamW's rate."""
     progress = step / max(stage.steps - 1, 1)
     share = stage.final_share + (1 - stage.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
     share *= min(1.0, (step + 1) / max(stage.warm_up_steps, 1))
     for optimiser, rate in zip(optimisers, (stage.learning_rate, stage.matrix_learning_rate), strict=False):
         for group in optimiser.param_groups:
             group["lr"] = rate * share
+    return stage.learning_rate * share
 
 
 def _save(bench: Workbench, stage: int, step: int, optimisers: list[torch.optim.Optimizer]) -> None:
@@ -282,7 +341,7 @@ def restore(bench: Workbench) -> tuple[int, int, list[dict[str, Any]]]:
     """(stage, step, states of the optimisers) to go on from."""
     path = bench.folder / STATE_FILE
     if not path.exists():
-        return 1, 0, []
+        return 0, 0, []
     state = torch.load(path, weights_only=True)
     bench.network.load_state_dict(state["network"])
     for name, probe in bench.probes.items():
@@ -326,7 +385,7 @@ def _train_adapter(
         is_ct_turn = step % bench.config.ct_every == bench.config.ct_every - 1
         name = kinds[-1] if is_ct_turn else kinds[0]
         kind = bench.kinds[name]
-        rng = np.random.default_rng([bench.config.seed, 3 + list(Task).index(task), step])
+        rng = np.random.default_rng([bench.config.seed, len(STAGES) + list(Task).index(task), step])
         studies = [kind.draw(rng) for _ in range(bench.batch_size(name))]
         questions = [
             kind.draw_questions_of(task, study.truth, rng, bench.config.adapter_questions) for study in studies

@@ -6,7 +6,7 @@ trained is what is served, and English and Chinese agree by construction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
@@ -191,6 +191,25 @@ def _order(
         question=question,
         options=options,
     )
+
+
+def slice_truths(truth: Truth) -> list[Truth]:
+    """What each slice of a volume shows by itself: the boxes that reach through half of it, without their depth.
+
+    The side of a box is the half of the image that its middle lies in.
+    """
+    width, height, depth = truth.extent
+    slices = []
+    for index in range(depth):
+        boxes: dict[str, tuple[Box, ...]] = {}
+        sides: dict[str, Side] = {}
+        for name, boxes_xyz in truth.boxes.items():
+            through = [(low, high) for low, high in boxes_xyz if min(high[2], index + 1) - max(low[2], index) >= 0.5]
+            if through:
+                boxes[name] = tuple(((low[0], low[1]), (high[0], high[1])) for low, high in through)
+                sides[name] = side_of({"right" if low[0] + high[0] < width else "left" for low, high in through})
+        slices.append(replace(truth, extent=(width, height), boxes=boxes, sides=sides))
+    return slices
 
 
 def side_of(sides: set[str]) -> Side:

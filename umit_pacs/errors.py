@@ -20,6 +20,7 @@ UmitPacsError
     ├── CatalogueDamaged
     ├── StoreFailed
     ├── CheckpointInvalid
+    ├── SampleInvalid
     └── OutOfAcceleratorMemory
 
 The docstring of a class is its default message. `reason` is a stable word for the catalogue, the metrics and the
@@ -115,6 +116,10 @@ class CatalogueDamaged(OperatorMustAct):
 
 class CheckpointInvalid(OperatorMustAct):
     """The checkpoint is missing, incomplete or changed."""
+
+
+class SampleInvalid(OperatorMustAct):
+    """A file of samples holds what is no sample, or one that the node would ask or read otherwise."""
 
 
 class OutOfAcceleratorMemory(OperatorMustAct):

@@ -1,0 +1,193 @@
+"""What a sample says is what the node asks, and its answer is read back to its truth by the node's own parser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from umit_pacs.errors import SampleInvalid
+from umit_pacs.handoffs import Language, Task
+from umit_pacs.umit_model import answers
+from umit_pacs.umit_model.coordinate_frames import CoordinateFrame
+from umit_pacs.umit_model.instructions import instruction
+from umit_pacs.umit_model.samples import (
+    Sample,
+    SampleTruth,
+    complete,
+    from_line,
+    prepared,
+    read_samples,
+    to_line,
+    true_boxes,
+    verify,
+    write_samples,
+)
+from umit_pacs.vocabulary import load_templates
+
+EN, ZH = Language.ENGLISH, Language.CHINESE
+
+
+def picture(task: Task, language: Language = EN, **fields) -> Sample:
+    fields = {"id": f"{task}-{language}", "images": ("images/a.png",), "modality": "DX"} | fields
+    return Sample(task=task, language=language, **fields)
+
+
+BOXES = SampleTruth(
+    boxes={"pneumonia": (((604.0, 241.0), (839.0, 782.0)), ((100.0, 200.0), (300.0, 400.0))), "nodule": ()},
+    findings={"pneumonia": "present", "nodule": "absent"},
+    sides={"pneumonia": "left"},
+)
+FRAME = {"frame": "absolute:1024x1024", "extent": (1024, 1024), "truth": BOXES}
+VOLUME = {
+    "images": (),
+    "volume": ("volumes/a.npy",),
+    "modality": "CT",
+    "frame": "voxel:32x256x256",
+    "extent": (512, 512, 64),
+    "truth": SampleTruth(boxes={"Tumor": (((64.0, 314.0, 38.0), (226.0, 440.0, 52.0)),)}),
+}
+LANDMARKS = SampleTruth(landmarks={"Gonion": (815.85, 1830.0), "Porion": None})
+CEPHALOGRAM = {"frame": "absolute:600x800", "extent": (1935, 2400), "spacing_mm": (0.1, 0.1), "truth": LANDMARKS}
+
+ASKED = [
+    (
+        picture(Task.VQA, question="Is it normal?", options=("yes", "no"), truth=SampleTruth(right_option=1)),
+        "2:no",
+    ),
+    (
+        picture(
+            Task.VQA,
+            ZH,
+            question="肺或者心脏哪个是异常的?",
+            options=("肺", "心脏"),
+            truth=SampleTruth(right_option=1),
+        ),
+        "2：心脏",
+    ),
+    (picture(Task.VQA, question="Where is it?", answer="spleen"), "spleen"),
+    (
+        picture(
+            Task.CLASSIFICATION,
+            question="Normal?",
+            options=("normal", "pneumonia"),
+            truth=SampleTruth(right_option=1),
+        ),
+        "1:pneumonia",
+    ),
+    (
+        picture(
+            Task.CLASSIFICATION,
+            ZH,
+            template="chest_radiograph",
+            options=("normal", "abnormal"),
+            truth=SampleTruth(right_option=0),
+        ),
+        "0：正常",
+    ),
+    (
+        picture(Task.DETECTION, target="pneumonia", **FRAME),
+        "<|box_start|>(100,200),(300,400)<|box_end|><|box_start|>(604,241),(839,782)<|box_end|>",
+    ),
+    (picture(Task.DETECTION, ZH, target="nodule", template="chest_radiograph", **FRAME), "无"),
+    (picture(Task.DETECTION_3D, target="Tumor", **VOLUME), "[(32,157,19),(112,219,25)]"),
+    (picture(Task.LANDMARK, target="Gonion", **CEPHALOGRAM), "[253,610]"),
+    (picture(Task.LANDMARK, target="Porion", **CEPHALOGRAM), "none"),
+    (
+        picture(Task.REPORT, template="chest_radiograph", answer="The heart size is normal."),
+        "The heart size is normal.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sample", "answer"), ASKED, ids=lambda value: getattr(value, "id", ""))
+def test_a_sample_asks_and_answers_in_the_nodes_own_words(sample, answer):
+    whole = complete(sample)
+    template = load_templates().by_key(sample.template)
+    assert whole.instruction == instruction(whole.order, template, modality=sample.modality)
+    assert whole.answer == answer
+    verify(whole)
+
+
+@pytest.mark.parametrize(("sample", "answer"), ASKED, ids=lambda value: getattr(value, "id", ""))
+def test_a_line_gives_the_sample_back(sample, answer):
+    whole = complete(replace(sample, study="s", group="p", data_set="x", split="test", tags={"body_part": "腹部"}))
+    assert from_line(to_line(whole)) == whole
+
+
+def test_a_file_is_read_in_its_order(tmp_path):
+    written = [complete(replace(sample, id=f"q{number}")) for number, (sample, _) in enumerate(ASKED)]
+    assert write_samples(tmp_path / "a.jsonl", written) == len(ASKED)
+    assert list(read_samples(tmp_path / "a.jsonl")) == written
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"instruction": "Is it normal?"}, "other_instruction"),
+        ({"answer": "1:yes"}, "answer_not_read_back"),
+        ({"answer": "maybe"}, "answer_not_read_back"),
+        ({"question": "Is it abnormal?"}, "other_instruction"),
+        ({"template": "nowhere"}, "sample_invalid"),
+    ],
+)
+def test_what_the_node_would_ask_or_read_otherwise_is_refused_with_its_line(change, reason, tmp_path):
+    whole = complete(ASKED[0][0])
+    write_samples(tmp_path / "a.jsonl", [replace(whole, id="first"), replace(whole, **change)])
+    with pytest.raises(SampleInvalid, match=r"a\.jsonl:2: ") as caught:
+        list(read_samples(tmp_path / "a.jsonl"))
+    assert caught.value.reason == reason
+
+
+def test_a_box_that_is_not_the_true_one_is_not_read_back():
+    whole = complete(picture(Task.DETECTION, target="pneumonia", **FRAME))
+    for answer in (whole.answer.replace("604", "605"), whole.answer.split("<|box_end|>")[0] + "<|box_end|>", "none"):
+        with pytest.raises(SampleInvalid, match="something else than the truth"):
+            verify(replace(whole, answer=answer))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"id":"a","task":"vqa","language":"en"}', "either images or a volume"),
+        ('{"id":"a","task":"vqa","language":"en","images":["../a.png"]}', "no path beside the file"),
+        ('{"id":"a","task":"vqa","language":"en","images":["/a.png"]}', "no path beside the file"),
+        ('{"id":"a","task":"vqa","language":"en","images":["a.png"],"colour":"red"}', "colour"),
+        ('{"id":"a","task":"vqa","language":"en","images":["a.png"],"truth":{"side":{}}}', "side"),
+        ('{"id":"a","task":"segmentation","language":"en","images":["a.png"]}', "task"),
+        ('{"id":"a","task":"vqa","language":"en","images":["a.png"],"options":["x"]}', "right option"),
+        ('{"id":"a","task":"detection","language":"en","images":["a.png"],"target":"x"}', "coordinate frame"),
+        (
+            '{"id":"a","task":"landmark","language":"en","images":["a.png"],"target":"x","frame":"norm1000",'
+            '"extent":[10,10],"truth":{"landmarks":{"x":[11,5]}}}',
+            "outside",
+        ),
+        ('{"id":"a"', "line"),
+    ],
+)
+def test_a_line_that_is_no_sample_is_refused_with_the_reason(line, words):
+    with pytest.raises(SampleInvalid, match=words):
+        from_line(line)
+
+
+def test_an_id_stands_for_one_sample(tmp_path):
+    write_samples(tmp_path / "a.jsonl", [complete(ASKED[0][0])] * 2)
+    with pytest.raises(SampleInvalid, match=r"a\.jsonl:2: the id"):
+        list(read_samples(tmp_path / "a.jsonl"))
+
+
+def test_truth_moves_with_the_prepared_pixels():
+    """A picture twice as wide as high in a square: half of the height is padding."""
+    truth = SampleTruth(boxes={"nodule": (((100.0, 50.0), (200.0, 100.0)),)})
+    sample = complete(
+        picture(Task.DETECTION, target="nodule", frame="norm1000", extent=(400, 200), truth=truth),
+    )
+    assert true_boxes(sample) == [((250, 250), (500, 500))]
+    to_source = np.array([[2.0, 0.0, 0.0], [0.0, 2.0, -100.0], [0.0, 0.0, 1.0]])
+    shown = prepared(sample, to_source, (200, 200))
+    assert shown.truth.boxes["nodule"] == (((50.0, 75.0), (100.0, 100.0)),)
+    read = answers.read_boxes(shown.answer, CoordinateFrame.parse("norm1000").largest(2))
+    assert read.boxes == (((250, 375), (500, 500)),)
+    other = prepared(sample, to_source, (200, 200), frame="absolute:200x200")
+    assert other.answer == "<|box_start|>(50,75),(100,100)<|box_end|>"

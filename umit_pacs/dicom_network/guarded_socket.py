@@ -51,6 +51,7 @@ class GuardedSocket(AssociationSocket):
         self._deadline = 0.0
         self._command = bytearray()
         self._data_set_bytes = 0
+        self._accepted_ids: frozenset[int] | None = None
 
     def recv(self, nr_bytes: int) -> bytearray | memoryview:
         """Read a PDU's header, or the body that it announced; fewer bytes when the peer has gone.
@@ -114,9 +115,11 @@ class GuardedSocket(AssociationSocket):
         self._p_data_body_bytes = length if pdu_type is PDUType.P_DATA_TF else None
 
     def _judge_fragments(self, body: memoryview) -> None:
-        accepted = {context.context_id for context in self.assoc.accepted_contexts}
+        if self._accepted_ids is None:
+            # Negotiation is over when data comes; pynetdicom sorts up to 128 contexts at each call.
+            self._accepted_ids = frozenset(context.context_id or 0 for context in self.assoc.accepted_contexts)
         for context_id, is_command, is_last, fragment in pdus.fragments(body):
-            if context_id not in accepted:
+            if context_id not in self._accepted_ids:
                 raise ProtocolViolation("context_not_accepted")
             if is_command:
                 self._judge_command(fragment, is_last=is_last)

@@ -24,8 +24,9 @@ from umit_pacs.store.instances import Quarantined, record_instances, record_quar
 log = logging.getLogger(__name__)
 
 _BATCH = 500
-#: a batch gathers for this long, so that a busy listener costs few commits.
+#: a batch gathers until nothing came for this long, but not for longer than that: a busy listener costs few commits.
 _GATHER_S = 0.05
+_LONGEST_GATHER_S = 0.5
 _IDLE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 #: received files whose rows are not committed yet; beyond this the catalogue is taken to be out of order.
@@ -98,12 +99,21 @@ class Recorder:
 
     def _gather(self) -> None:
         """Wait for a first entry, then for what comes with it."""
-        if not self._waiting:
-            try:
-                self._waiting.append(self._entries.get(timeout=_IDLE_S))
-            except queue.Empty:
-                return
+        if self._waiting:
+            return
+        try:
+            self._waiting.append(self._entries.get(timeout=_IDLE_S))
+        except queue.Empty:
+            return
+        longest = time.monotonic() + _LONGEST_GATHER_S
+        gathered = 0
+        while gathered < len(self._waiting) < _BATCH and time.monotonic() < longest:
+            gathered = len(self._waiting)
             self._is_stopping.wait(_GATHER_S)
+            self._take()
+
+    def _take(self) -> None:
+        """Take what is there, up to a batch."""
         with contextlib.suppress(queue.Empty):
             while len(self._waiting) < _BATCH:
                 self._waiting.append(self._entries.get_nowait())

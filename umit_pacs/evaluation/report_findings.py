@@ -1,0 +1,98 @@
+"""What a report states about each finding against what is true: finding-F1, flipped negations, laterality errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from umit_pacs.evaluation.finding_phrases import Stated, read_findings
+from umit_pacs.handoffs import Language
+from umit_pacs.umit_model.report_reading import report_statements
+from umit_pacs.vocabulary import Presence, Side, SRTemplate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FindingOutcome:
+    """One finding of one report; None: not mentioned."""
+
+    finding: str
+    wanted: Stated | None
+    said: Stated | None
+
+    @property
+    def is_hit(self) -> bool:
+        """Rightly present or possible; what is possible counts as a finding on both sides."""
+        return bool(self.wanted and self.said and self.wanted.is_positive and self.said.is_positive)
+
+    @property
+    def is_false_alarm(self) -> bool:
+        return bool(self.said and self.said.is_positive) and not (self.wanted and self.wanted.is_positive)
+
+    @property
+    def is_miss(self) -> bool:
+        return bool(self.wanted and self.wanted.is_positive) and not (self.said and self.said.is_positive)
+
+    @property
+    def is_flipped(self) -> bool:
+        """Denied where it is present, or present where it is denied."""
+        return bool(self.wanted and self.said and {self.wanted.presence, self.said.presence} == {"present", "absent"})
+
+    @property
+    def is_right(self) -> bool:
+        """Presence and, where the truth has one, the side are as they should be."""
+        if self.wanted is None or self.said is None or self.wanted.presence != self.said.presence:
+            return False
+        return not self.is_on_wrong_side
+
+    @property
+    def has_sides(self) -> bool:
+        """A finding on both sides of the comparison whose true side is known: laterality can go wrong here."""
+        return self.is_hit and cast(Stated, self.wanted).side != "none"
+
+    @property
+    def is_on_wrong_side(self) -> bool:
+        """Another side is said, or only one of both; to say none is no error of laterality."""
+        if not self.has_sides:
+            return False
+        said = cast(Stated, self.said).side
+        return said not in ("none", cast(Stated, self.wanted).side)
+
+
+def read_report(text: str, template: SRTemplate, language: Language) -> dict[str, Stated]:
+    """What a report states: the template's own sentences exactly, everything else by the phrase table."""
+    read = report_statements(text, template, language)
+    stated = {
+        statement.finding: Stated(presence=cast(Presence, statement.presence), side=cast(Side, statement.side))
+        for statement in read.statements
+    }
+    free = read_findings("\n".join(read.free_text), language, template)
+    return free | stated
+
+
+def outcomes(wanted: Mapping[str, Stated], said: Mapping[str, Stated]) -> tuple[FindingOutcome, ...]:
+    """Every finding that either mentions."""
+    return tuple(
+        FindingOutcome(finding=key, wanted=wanted.get(key), said=said.get(key))
+        for key in dict.fromkeys([*wanted, *said])
+    )
+
+
+def finding_f1(found: Sequence[FindingOutcome]) -> float:
+    """2 TP / (2 TP + FP + FN) over findings of all reports (micro); NaN where nothing is there and nothing said."""
+    hits = sum(each.is_hit for each in found)
+    wrong = sum(each.is_false_alarm + each.is_miss for each in found)
+    return 2 * hits / (2 * hits + wrong) if hits or wrong else math.nan
+
+
+def laterality_error_rate(found: Sequence[FindingOutcome]) -> float:
+    """Share on another side than the true one, among findings that are there, are said, and have a side."""
+    sided = [each for each in found if each.has_sides]
+    return sum(each.is_on_wrong_side for each in sided) / len(sided) if sided else math.nan
+
+
+def flip_rate(found: Sequence[FindingOutcome]) -> float:
+    """Share of flipped negations among findings that both mention."""
+    both = [each for each in found if each.wanted and each.said]
+    return sum(each.is_flipped for each in both) / len(both) if both else math.nan

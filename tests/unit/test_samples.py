@@ -6,13 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from umit_pacs.errors import SampleInvalid
+from tests.phantoms import chest_like_ct, write_ct_series, write_dx_image
+from umit_pacs.errors import SampleInvalid, UndecodablePixels
 from umit_pacs.handoffs import Language, Task
+from umit_pacs.pixels.decoding_process import DecodingProcess
+from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
+from umit_pacs.pixels.series import open_series, prepare_images, prepare_volume
+from umit_pacs.pixels.stored_pictures import picture_size, prepare_pictures, read_picture, read_stack
+from umit_pacs.settings import ModelSettings
 from umit_pacs.umit_model import answers
 from umit_pacs.umit_model.coordinate_frames import CoordinateFrame
 from umit_pacs.umit_model.instructions import instruction
 from umit_pacs.umit_model.samples import (
+    SERIES,
     Sample,
     SampleTruth,
     complete,
@@ -191,3 +199,80 @@ def test_truth_moves_with_the_prepared_pixels():
     assert read.boxes == (((250, 375), (500, 500)),)
     other = prepared(sample, to_source, (200, 200), frame="absolute:200x200")
     assert other.answer == "<|box_start|>(50,75),(100,100)<|box_end|>"
+
+
+# --- pixels ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    with DecodingProcess(ModelSettings()) as process:
+        yield process
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_a_picture_is_prepared_as_a_dicom_image_is(bits, decoder, tmp_path):
+    values = np.random.default_rng(1).integers(0, 2**bits, (90, 120))
+    values[20:60, 30:90] //= 4
+    Image.fromarray(values.astype(np.uint8 if bits == 8 else np.uint16)).save(tmp_path / "a.png")
+    dicom = write_dx_image(tmp_path / "dicom", values, bits_stored=bits, window=(2 ** (bits - 1), 2**bits))
+    kinds = [GreyKind.PERCENTILES] + ([GreyKind.HEADER] if bits == 8 else [])
+    for kind in kinds:
+        wanted = ImageRequirements(kind=ImageKind.IMAGE, width=64, height=64, grey=GreyRecipe(kind=kind))
+        served = prepare_images(open_series([dicom]), wanted, decoder)[0]
+        read = prepare_pictures([tmp_path / "a.png"], (), wanted, series=SERIES, modality="DX").images[0]
+        np.testing.assert_array_equal(read.pixels, served.pixels)
+        np.testing.assert_allclose(read.to_source, served.to_source)
+
+
+@pytest.mark.parametrize("kind", [GreyKind.WINDOW, GreyKind.PERCENTILES])
+def test_a_volume_is_prepared_as_a_dicom_series_is(kind, decoder, tmp_path):
+    hu = chest_like_ct(slices=12, edge=32)
+    np.save(tmp_path / "a.npy", hu[None])
+    recipe = GreyRecipe(kind=kind, window_center=-400, window_width=1500)
+    wanted = ImageRequirements(kind=ImageKind.VOLUME, width=24, height=24, slices=8, grey=recipe)
+    served = prepare_volume(open_series(write_ct_series(tmp_path / "dicom", hu)), wanted, decoder)
+    read = prepare_pictures((), [tmp_path / "a.npy"], wanted, series=SERIES, modality="CT").volume
+    difference = np.abs(read.voxels.astype(int) - served.voxels)
+    # Percentiles of a DICOM stack are taken from some of its slices only.
+    assert difference.max() <= (0 if kind is GreyKind.WINDOW else 12)
+    np.testing.assert_allclose(read.to_source, served.to_source)
+
+
+def test_pictures_of_a_stack_are_its_slices(tmp_path):
+    voxels = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path, plane in zip(paths, voxels, strict=True):
+        Image.fromarray(plane).save(path)
+    np.testing.assert_array_equal(read_stack(paths), voxels)
+    Image.fromarray(voxels[0, :2]).save(paths[1])
+    with pytest.raises(UndecodablePixels, match="size"):
+        read_stack(paths)
+
+
+def test_display_grey_is_shown_as_it_stands_and_colour_by_its_luminance(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    colour = np.zeros((8, 8, 3), np.uint8)
+    colour[..., 1] = 200
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    recipe = GreyRecipe(kind=GreyKind.WINDOW)
+    wanted = ImageRequirements(kind=ImageKind.IMAGE, width=8, height=8, grey=recipe)
+    paths = [tmp_path / "grey.png", tmp_path / "colour.png"]
+    first, second = prepare_pictures(paths, (), wanted, series=SERIES, modality="XC").images
+    np.testing.assert_array_equal(first.pixels, grey)
+    assert set(second.pixels.reshape(-1)) == {117}
+    assert second.grey_recipe == "luminance"
+
+
+def test_what_is_no_picture_and_no_array_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
+    np.save(tmp_path / "flat.npy", np.zeros((4, 4)))
+    with pytest.raises(UndecodablePixels):
+        picture_size(tmp_path / "a.png")
+    with pytest.raises(UndecodablePixels):
+        read_picture(tmp_path / "a.png")
+    for name in ("a.npy", "flat.npy", "absent.npy"):
+        with pytest.raises(UndecodablePixels):
+            read_stack([tmp_path / name])

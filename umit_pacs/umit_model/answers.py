@@ -59,7 +59,8 @@ _CUT_OFF = re.compile(r"[\[(,\s]*[\[(][\d\s,.\-]*$")
 _NUMBERED = re.compile(r"[\[(]?\s*(\d{1,4})\s*[\])]?\s*(?:[:.、)]\s*(.*))?", re.DOTALL)
 #: Share of the frame by which a value may leave it and still count as rounding.
 _OVERSHOOT = 0.02
-_MOST_BOXES = 100
+#: more than these are no answer but a loop
+MOST_BOXES = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,7 +275,7 @@ def _corners(tuples: list[Point], axes: int, *, is_cut_off: bool) -> list[Point]
         corners.pop()
     if not corners or len(corners) % 2:
         return Abstention(reason="wrong_number_of_coordinates", detail="one corner without the other")
-    if len(corners) > 2 * _MOST_BOXES:
+    if len(corners) > 2 * MOST_BOXES:
         return Abstention(reason="unreadable_coordinates", detail=f"{len(corners) // 2} boxes")
     return corners
 

@@ -18,6 +18,7 @@ from umit_pacs.errors import NoUsableFrames, OutOfAcceleratorMemory
 from umit_pacs.handoffs import Abstention, ModelIdentity, PreparedSeries, TaskOrder
 from umit_pacs.pixels.requirements import ImageKind, ImageRequirements
 from umit_pacs.settings import ModelSettings
+from umit_pacs.umit_model.answer_grammars import AnswerGrammars
 from umit_pacs.umit_model.checkpoint import INPUT_CHECK_FILE, find_checkpoint
 from umit_pacs.umit_model.confidence import TokenWatch
 from umit_pacs.umit_model.generation import (
@@ -28,6 +29,7 @@ from umit_pacs.umit_model.generation import (
     generate,
     split_prompt,
 )
+from umit_pacs.umit_model.grammar import Grammar
 from umit_pacs.umit_model.input_check import InputCheck, input_vector, read_input_checks
 from umit_pacs.umit_model.loader import LoadedModel, load_model
 from umit_pacs.umit_model.model_answer import ModelAnswer
@@ -84,6 +86,7 @@ class LocalEngine:
         self._lock = threading.Lock()
         tokenizer = loaded.processor.tokenizer
         self._stop_ids = [int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_ANSWER, PADDING)]
+        self._grammars = AnswerGrammars(loaded.processor, self._stop_ids)
 
     @property
     def identity(self) -> ModelIdentity:
@@ -180,17 +183,20 @@ class LocalEngine:
         prompts = [split_prompt(processor, processor.prompt(question.instruction, grids)) for question in questions]
         head = SharedHead(input_ids=torch.tensor([prompts[0][0]], device=network.device), features=features)
 
-        def run(tails: list[list[int]]) -> list[GeneratedAnswer]:
+        def run(asked: list[tuple[list[int], Grammar | None]]) -> list[GeneratedAnswer]:
             return generate(
                 network,
                 head,
-                tails,
+                [tail for tail, _ in asked],
                 stop_ids=self._stop_ids,
                 maximum_new_tokens=bound,
                 watched_ids=watch.ids,
+                grammars=[grammar for _, grammar in asked],
             )
 
-        generated = _halving(run, [tail for _, tail in prompts], limit=self._maximum_batch)
+        grammars = [self._grammars.of(question, seen[0]) for question in questions]
+        tails = [tail for _, tail in prompts]
+        generated = _halving(run, list(zip(tails, grammars, strict=True)), limit=self._maximum_batch)
         return [
             read_answer(question, tokens, watch, seen, processor)
             for question, tokens in zip(questions, generated, strict=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from umit_pacs.umit_model.grammar import Grammar
 from umit_pacs.umit_model.processor import ImageTextProcessor
 
 
@@ -46,14 +47,19 @@ class SharedHead:
 class GeneratedAnswer:
     """One greedy answer.
 
-    token_ids: without the end mark. log_probabilities: (T,) of each token, and of the end mark where it was reached.
-    watched: (T, W) log-probabilities of the watched tokens at the same places.
+    token_ids: without the end mark. log_probabilities: (T,) of each token, and of the end mark where it was reached;
+    what the grammar left no choice about closes the answer without them. watched: (T, W) log-probabilities of the
+    watched tokens at the same places. Both are of the whole vocabulary, whatever the grammar allowed.
     """
 
     token_ids: tuple[int, ...]
     log_probabilities: NDArray[np.float32]
     watched: NDArray[np.float32]
     is_complete: bool
+    #: places at which the grammar ruled the likeliest token out
+    overruled: int = 0
+    #: probability that the model gave all first tokens of the grammar together
+    first_share: float = 1.0
 
 
 @torch.inference_mode()
@@ -85,10 +91,12 @@ def generate(
     stop_ids: Sequence[int],
     maximum_new_tokens: int,
     watched_ids: Sequence[int] = (),
+    grammars: Sequence[Grammar | None] = (),
 ) -> list[GeneratedAnswer]:
     """Answer every tail greedily; answers do not depend on which other tails are in the batch.
 
-    tails: token ids after the shared head. stop_ids: tokens that end an answer.
+    tails: token ids after the shared head. stop_ids: tokens that end an answer. grammars: per tail what its answer may
+    be, None where it is free; without any, all are free.
     """
     device = network.device
     cache, next_position = _read_head(network, head)
@@ -103,7 +111,9 @@ def generate(
     positions = (tail_mask.cumsum(dim=1) - 1).clamp(min=0) + next_position
     mask = torch.cat([torch.ones((len(tails), head_length), dtype=torch.long), tail_mask], dim=1).to(device)
     ids, positions = ids.to(device), positions.to(device)
-    rows = _Rows(len(tails), stop_ids, torch.tensor(list(watched_ids), dtype=torch.long, device=device))
+    rows = _Rows(
+        grammars or [None] * len(tails), stop_ids, torch.tensor(list(watched_ids), dtype=torch.long, device=device)
+    )
     for _ in range(maximum_new_tokens):
         output = network(
             input_ids=ids,
@@ -147,44 +157,86 @@ def _read_head(network: Qwen2VLForConditionalGeneration, head: SharedHead) -> tu
 class _Rows:
     """Tokens and log-probabilities of all rows; rows that ended leave the batch."""
 
-    def __init__(self, count: int, stop_ids: Sequence[int], watched_ids: Tensor) -> None:
-        self._stop_ids = frozenset(stop_ids)
+    def __init__(self, grammars: Sequence[Grammar | None], stop_ids: Sequence[int], watched_ids: Tensor) -> None:
         self._watched_ids = watched_ids
-        self._active = list(range(count))
-        self._token_ids: list[list[int]] = [[] for _ in range(count)]
-        self._log_probabilities: list[list[float]] = [[] for _ in range(count)]
-        self._watched: list[list[NDArray[np.float32]]] = [[] for _ in range(count)]
-        self._is_complete = [False] * count
+        self._rows = [_Row(grammar, frozenset(stop_ids)) for grammar in grammars]
+        self._active = list(self._rows)
 
     def take(self, logits: Tensor) -> Tensor:
-        """Record the likeliest token of each active row. logits: (B, V); returns (B,)."""
+        """Record the likeliest allowed token of each active row. logits: (B, V); returns (B,)."""
         scores = torch.log_softmax(logits.float(), dim=-1)
-        best, chosen = scores.max(dim=-1)
+        best, likeliest = scores.max(dim=-1)
         watched = scores[:, self._watched_ids].cpu().numpy()
-        for place, row in enumerate(self._active):
-            token = int(chosen[place])
-            self._log_probabilities[row].append(float(best[place]))
-            self._watched[row].append(watched[place])
-            if token in self._stop_ids:
-                self._is_complete[row] = True
-            else:
-                self._token_ids[row].append(token)
-        return chosen
+        chosen = [
+            row.take(scores[place], token, score, watched[place])
+            for place, (row, token, score) in enumerate(
+                zip(self._active, likeliest.tolist(), best.tolist(), strict=True)
+            )
+        ]
+        return torch.tensor(chosen, dtype=torch.long, device=logits.device)
 
     def drop_finished(self, chosen: Tensor) -> Tensor:
         """Places in the batch of the rows that go on."""
-        places = [place for place, row in enumerate(self._active) if not self._is_complete[row]]
+        places = [place for place, row in enumerate(self._active) if not row.is_complete]
         self._active = [self._active[place] for place in places]
         return torch.tensor(places, dtype=torch.long, device=chosen.device)
 
     def answers(self) -> list[GeneratedAnswer]:
-        width = len(self._watched_ids)
-        return [
-            GeneratedAnswer(
-                token_ids=tuple(self._token_ids[row]),
-                log_probabilities=np.array(self._log_probabilities[row], dtype=np.float32),
-                watched=np.array(self._watched[row], dtype=np.float32).reshape(len(self._watched[row]), width),
-                is_complete=self._is_complete[row],
-            )
-            for row in range(len(self._token_ids))
-        ]
+        return [row.answer(width=len(self._watched_ids)) for row in self._rows]
+
+
+class _Row:
+    """One answer as it grows."""
+
+    def __init__(self, grammar: Grammar | None, stop_ids: frozenset[int]) -> None:
+        self._grammar, self._stop_ids = grammar, stop_ids
+        self._state = grammar.start if grammar is not None else None
+        self._token_ids: list[int] = []
+        self._log_probabilities: list[float] = []
+        self._watched: list[NDArray[np.float32]] = []
+        self._overruled = 0
+        self._first_share = 1.0
+        self.is_complete = False
+
+    def take(self, scores: Tensor, likeliest: int, best: float, watched: NDArray[np.float32]) -> int:
+        """Record the likeliest token, or the likeliest that the grammar allows.
+
+        scores: (V,) log-probabilities, of which `best` is that of `likeliest`.
+        """
+        token = likeliest
+        if self._grammar is not None:
+            token = self._allowed(self._grammar, scores, likeliest)
+        self._log_probabilities.append(best if token == likeliest else float(scores[token]))
+        self._watched.append(watched)
+        self._add((token,))
+        rest = self._grammar.rest(self._state) if self._grammar is not None and not self.is_complete else None
+        if rest is not None:
+            self._add(rest)
+        return token
+
+    def _allowed(self, grammar: Grammar, scores: Tensor, likeliest: int) -> int:
+        if not self._log_probabilities:
+            self._first_share = float(scores[list(grammar.allowed(self._state))].exp().sum())
+        token, following = likeliest, grammar.after(self._state, likeliest)
+        if following is None:
+            allowed = grammar.allowed(self._state)
+            token = allowed[int(scores[list(allowed)].argmax())]
+            following = grammar.after(self._state, token)
+            self._overruled += 1
+        self._state = following
+        return token
+
+    def _add(self, tokens: Sequence[int]) -> None:
+        self.is_complete = tokens[-1] in self._stop_ids
+        self._token_ids += [token for token in tokens if token not in self._stop_ids]
+
+    def answer(self, *, width: int) -> GeneratedAnswer:
+        """What was said so far; width: number of watched tokens."""
+        return GeneratedAnswer(
+            token_ids=tuple(self._token_ids),
+            log_probabilities=np.array(self._log_probabilities, dtype=np.float32),
+            watched=np.array(self._watched, dtype=np.float32).reshape(len(self._watched), width),
+            is_complete=self.is_complete,
+            overruled=self._overruled,
+            first_share=self._first_share,
+        )

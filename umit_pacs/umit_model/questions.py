@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from umit_pacs.handoffs import Abstention, Language, RegionKind, ReportStatement, Task, TaskOrder
 from umit_pacs.umit_model import answers, confidence
@@ -18,10 +17,13 @@ from umit_pacs.umit_model.instructions import complete_order, instruction, optio
 from umit_pacs.umit_model.model_answer import ModelAnswer, ModelRegion
 from umit_pacs.umit_model.processor import END_OF_ANSWER, ImageTextProcessor
 from umit_pacs.umit_model.report_reading import report_statements
+from umit_pacs.umit_model.token_scores import number_scores, token_ends
 from umit_pacs.vocabulary import SRTemplate
 
 #: tasks whose answer is a place, asked of one image at a time
 PLACE_TASKS = frozenset({Task.DETECTION, Task.DETECTION_3D, Task.LANDMARK})
+#: An answer whose every possible first token is less likely than this together is not given.
+LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,10 @@ def read_answer(
     if not generated.is_complete:
         detail = f"no end after {question.profile.maximum_new_tokens} tokens"
         return replace(blank, abstention=Abstention(reason="answer_too_long", detail=detail))
+    if generated.first_share < LEAST_SHARE:
+        return replace(blank, abstention=_off_grammar(question, generated.first_share))
+    if generated.overruled:
+        blank = replace(blank, repairs=("kept_to_grammar",))
     match question.order.task:
         case Task.REPORT:
             return _read_report(blank, question, generated, processor)
@@ -135,6 +141,12 @@ def read_answer(
             return replace(blank, abstention=read) if isinstance(read, Abstention) else replace(blank, text=read)
 
 
+def _off_grammar(question: Question, share: float) -> Abstention:
+    """What was asked for was hardly on the model's mind: the answer would be the grammar's and not the model's."""
+    reason = "unreadable_coordinates" if question.order.task in PLACE_TASKS else "unknown_option"
+    return Abstention(reason=reason, detail=f"no answer of the task's form is likely ({share:.2g})")
+
+
 def _read_closed(blank: ModelAnswer, question: Question, generated: GeneratedAnswer, watch: TokenWatch) -> ModelAnswer:
     read = answers.read_closed(blank.answer_text, question.options, question.order.task)
     if isinstance(read, Abstention):
@@ -145,7 +157,7 @@ def _read_closed(blank: ModelAnswer, question: Question, generated: GeneratedAns
         blank,
         option_index=read.index,
         confidence=None if scores is None else float(scores[read.index]),
-        repairs=read.repairs,
+        repairs=(*blank.repairs, *read.repairs),
     )
 
 
@@ -166,7 +178,7 @@ def _read_boxes(
     probability = confidence.calibrated(raw, question.profile.calibration)
     presence = presence_word(probability, question.profile.threshold(question.order.target), has_place=bool(read.boxes))
     kind = RegionKind.BOX if axes == 2 else RegionKind.BOX_3D
-    scores = _place_confidences(question, generated, processor, places=len(read.boxes), numbers=2 * axes)
+    scores = _place_confidences(blank, question, generated, processor, places=len(read.boxes), numbers=2 * axes)
     regions = tuple(
         ModelRegion(
             kind=kind,
@@ -182,7 +194,7 @@ def _read_boxes(
         regions=regions,
         presence=presence,
         confidence=probability if read.boxes else 1.0 - probability,
-        repairs=read.repairs,
+        repairs=(*blank.repairs, *read.repairs),
     )
 
 
@@ -209,7 +221,7 @@ def _read_landmark(
     if read.point is None:
         return replace(blank, abstention=Abstention(reason="landmark_not_found"))
     point: Point = frame.point_to_pixels(read.point, shown.extent, resized_xy=shown.resized_xy)
-    score = _place_confidences(question, generated, processor, places=1, numbers=2)[0]
+    score = _place_confidences(blank, question, generated, processor, places=1, numbers=2)[0]
     region = ModelRegion(
         kind=RegionKind.POINT,
         label=question.order.target,
@@ -217,31 +229,26 @@ def _read_landmark(
         points=(point,),
         confidence=score,
     )
-    return replace(blank, regions=(region,), confidence=score, repairs=read.repairs)
+    return replace(blank, regions=(region,), confidence=score, repairs=(*blank.repairs, *read.repairs))
 
 
 def _place_confidences(
-    question: Question, generated: GeneratedAnswer, processor: ImageTextProcessor, *, places: int, numbers: int
+    blank: ModelAnswer,
+    question: Question,
+    generated: GeneratedAnswer,
+    processor: ImageTextProcessor,
+    *,
+    places: int,
+    numbers: int,
 ) -> list[float | None]:
     """Calibrated probability of each place from its own digits; from all digits where they cannot be told apart."""
-    groups: list[list[float]] = []
-    was_digit = False
-    for token, score in zip(generated.token_ids, generated.log_probabilities, strict=False):
-        is_digit = processor.tokenizer.decode([token]).strip().isdigit()
-        if is_digit and not was_digit:
-            groups.append([])
-        if is_digit:
-            groups[-1].append(float(score))
-        was_digit = is_digit
+    groups = number_scores(generated, processor, blank.answer_text)
     if not groups or not places:
         return [None] * places
     own = len(groups) == places * numbers
     parts = [groups[i * numbers : (i + 1) * numbers] if own else groups for i in range(places)]
     return [
-        confidence.calibrated(
-            confidence.mean_token_logit(np.array([score for group in part for score in group], dtype=np.float32)),
-            question.profile.region_calibration,
-        )
+        confidence.calibrated(confidence.mean_token_logit(np.concatenate(part)), question.profile.region_calibration)
         for part in parts
     ]
 
@@ -253,7 +260,7 @@ def _read_report(
     if isinstance(text, Abstention):
         return replace(blank, abstention=text)
     read = report_statements(blank.answer_text, question.template, question.order.language)
-    ends = _token_ends(generated, processor)
+    ends = token_ends(generated, processor)
     statements: list[ReportStatement] = []
     for statement, (first, end) in zip(read.statements, read.spans, strict=True):
         first_byte = len(blank.answer_text[:first].encode())
@@ -263,10 +270,3 @@ def _read_report(
         score = confidence.calibrated(logit, question.profile.calibration)
         statements.append(replace(statement, confidence=score))
     return replace(blank, text=text, statements=tuple(statements))
-
-
-def _token_ends(generated: GeneratedAnswer, processor: ImageTextProcessor) -> NDArray[np.int64]:
-    """(T,) byte offset in the answer's text at which each token ends; a byte-level token has a character per byte."""
-    special = set(processor.tokenizer.all_special_tokens)
-    pieces = processor.tokenizer.convert_ids_to_tokens(list(generated.token_ids))
-    return np.cumsum([len(piece.encode()) if piece in special else len(piece) for piece in pieces], dtype=np.int64)

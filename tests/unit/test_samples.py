@@ -32,6 +32,7 @@ from umit_pacs.umit_model.samples import (
     verify,
     write_samples,
 )
+from umit_pacs.umit_model.swift_layouts import SwiftReading, from_swift, read_instruction, to_swift
 from umit_pacs.vocabulary import load_templates
 
 EN, ZH = Language.ENGLISH, Language.CHINESE
@@ -199,6 +200,133 @@ def test_truth_moves_with_the_prepared_pixels():
     assert read.boxes == (((250, 375), (500, 500)),)
     other = prepared(sample, to_source, (200, 200), frame="absolute:200x200")
     assert other.answer == "<|box_start|>(50,75),(100,100)<|box_end|>"
+
+
+# --- the layouts of ms-swift -------------------------------------------------------------------------------------
+
+#: what a row tells: everything but where the sample comes from
+_TOLD = ("images", "volume", "task", "language", "question", "options", "instruction", "answer", "frame", "extent")
+
+
+def as_slices(sample: Sample) -> Sample:
+    """A sample whose volume is given by its slices' pictures, as the layouts want it."""
+    if not sample.volume:
+        return sample
+    slices = tuple(f"volumes/a/{index:03}.png" for index in range(sample.extent[2]))
+    return replace(sample, volume=slices)
+
+
+@pytest.mark.parametrize("layout", ["swift2", "swift3"])
+@pytest.mark.parametrize(("sample", "answer"), ASKED, ids=lambda value: getattr(value, "id", ""))
+def test_a_row_of_either_layout_gives_back_what_it_tells(sample, answer, layout):
+    # A row holds words, not the keys of a template.
+    plain = {} if sample.task is Task.REPORT else {"template": "general"}
+    if sample.template != "general" and sample.options:
+        plain |= {"options": ("正常", "异常"), "question": "这张胸部X线片是否正常?"}
+    whole = as_slices(complete(replace(sample, **plain)))
+    row = to_swift(whole, layout)
+    assert (row["query"] if layout == "swift2" else row["messages"][0]["content"]).startswith("<image>")
+    frame = whole.frame or "norm1000"
+    reading = SwiftReading(
+        size_of=lambda _: whole.extent[:2], box_frame=frame, point_frame=frame, volume_frame=frame, modality="DX"
+    )
+    back = from_swift(row, reading, id_=whole.id)
+    assert {name: getattr(back, name) for name in _TOLD} == {name: getattr(whole, name) for name in _TOLD}
+    assert back.truth.right_option == whole.truth.right_option
+    verify(back)
+
+
+@pytest.mark.parametrize("layout", ["swift2", "swift3"])
+def test_objects_keep_boxes_in_pixels_for_the_trainer_to_scale(layout):
+    whole = complete(picture(Task.DETECTION, target="pneumonia", **FRAME))
+    row = to_swift(whole, layout, as_objects=True)
+    text = (
+        row["query"] + row["response"] if layout == "swift2" else "".join(turn["content"] for turn in row["messages"])
+    )
+    assert text == "<image>Find <ref-object> in this image<bbox><bbox>"
+    assert isinstance(row["objects"], str if layout == "swift2" else dict)
+    reading = SwiftReading(size_of=lambda _: (1024, 1024), box_frame="absolute:1024x1024")
+    back = from_swift(row, reading, id_="a")
+    assert (back.instruction, back.answer) == (whole.instruction, whole.answer)
+    assert set(back.truth.boxes["pneumonia"]) == set(whole.truth.boxes["pneumonia"])
+
+
+PUBLISHED = [
+    (
+        {
+            "query": "<image>Given this image, choose one option from the 0:normal\n1:pneumonia, "
+            "to answer the question: Does this chest X-ray image show a normal lung?",
+            "response": "1:pneumonia",
+            "images": ["images/pneumonia/test_0.png"],
+        },
+        {"task": Task.CLASSIFICATION, "options": ("normal", "pneumonia")},
+    ),
+    (
+        {
+            "query": "Find <|object_ref_start|> pneumonia<|object_ref_end|> in this image",
+            "response": "<|box_start|>(604,241),(839,782)<|box_end|>",
+            "images": ["rsna/ID.png"],
+        },
+        {"task": Task.DETECTION, "target": "pneumonia"},
+    ),
+    (
+        {
+            "query": "Find <ref-object> in this image",
+            "response": "<bbox>",
+            "images": ["a.jpg"],
+            "objects": '[{"caption": "mass", "bbox": [138, 136, 235, 359], "bbox_type": "real", "image": 0}]',
+        },
+        {"task": Task.DETECTION, "target": "mass"},
+    ),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": "<image>Find <ref-object> in this image"},
+                {"role": "assistant", "content": "<bbox>"},
+            ],
+            "images": ["a.jpg"],
+            "objects": {"ref": ["mass"], "bbox": [[0.1, 0.2, 0.5, 0.75]], "bbox_type": "norm1"},
+        },
+        {"task": Task.DETECTION, "answer": "<|box_start|>(102,205),(512,768)<|box_end|>"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "told"), PUBLISHED)
+def test_published_rows_are_read_as_what_the_node_would_ask(row, told):
+    reading = SwiftReading(size_of=lambda _: (1024, 1024), box_frame="absolute:1024x1024")
+    sample = from_swift(row, reading, id_="a")
+    verify(sample)
+    assert {name: getattr(sample, name) for name in told} == told
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"query": "What is this?"}, "other_instruction"),
+        ({"response": "3:perhaps"}, "answer_not_read_back"),
+        ({"label": "1"}, "unknown_column"),
+        ({"history": [["a", "b"]]}, "sample_invalid"),
+        ({"images": []}, "sample_invalid"),
+        ({"images": ["../a.png"]}, "sample_invalid"),
+    ],
+)
+def test_a_row_that_the_node_would_not_ask_or_read_is_refused(change, reason):
+    with pytest.raises(SampleInvalid) as caught:
+        from_swift(PUBLISHED[0][0] | change, SwiftReading(size_of=lambda _: (8, 8)), id_="a")
+    assert caught.value.reason == reason
+
+
+def test_arrays_do_not_go_into_a_layout_of_pictures():
+    with pytest.raises(SampleInvalid, match="slices"):
+        to_swift(complete(picture(Task.DETECTION_3D, target="Tumor", **VOLUME)), "swift2")
+
+
+def test_a_question_that_looks_like_options_stays_a_question():
+    asked = read_instruction("Given this image, choose one option from: yes or no to answer the question: Is it so?")
+    assert asked is None
+    asked = read_instruction("Given this image, please answer the question: 1:yes\n2:no?")
+    assert (asked.question, asked.options) == ("1:yes\n2:no?", ())
 
 
 # --- pixels ------------------------------------------------------------------------------------------------------

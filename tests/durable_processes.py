@@ -9,6 +9,7 @@ from pathlib import Path
 from dbos import DBOS
 
 from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, launch
+from umit_pacs.wake_ups import WakeUps
 
 _place: dict[str, Path] = {}
 
@@ -36,11 +37,11 @@ def note_end(input_set_id: str) -> None:
 
 
 def run(workflow_url: str, folder: Path, executor: str) -> None:
-    """Run workflows until killed."""
+    """Run workflows until killed; wake-ups come in `folder`/wake."""
     _place["folder"] = folder
     # Only here: DBOS keeps one registry a process, and the tests' own process may hold the node's workflows.
     DBOS.workflow(name=Stage.ANALYSE, max_recovery_attempts=MAXIMUM_RECOVERIES)(analyse)
-    launch(workflow_url, executor, [Stage.ANALYSE])
+    launch(workflow_url, executor, [Stage.ANALYSE], WakeUps(folder / "wake"))
     threading.Event().wait()
 
 

@@ -3,9 +3,12 @@
 DBOS Transact keeps the workflows in a database of its own (`settings.workflow_url`). The catalogue stays the only truth
 about a study: a workflow that was lost is simply started again from the state that the catalogue shows.
 
+It may lose its last moments to a power cut, and only to that: its SQLite file is flushed now and then, not at every
+commit, which would cost a study some twenty flushes.
+
 Workflow ids are derived: `analyse:<input set>:<n>`, where n counts the workflows of this kind that the input set had
-before (a retry after a pause, a person who asked again). Two processes that start the same work at the same moment
-therefore name the same workflow, and only one is made.
+before (a retry after a pause, a person who asked again) as far as they are on record. Two processes that start the same
+work at the same moment therefore name the same workflow, and only one is made.
 """
 
 from __future__ import annotations
@@ -13,12 +16,16 @@ from __future__ import annotations
 import enum
 import platform
 import sqlite3
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSConfig
-from sqlalchemy import make_url
+from dbos._queue import queue_worker_thread
+from sqlalchemy import Engine, create_engine, event, make_url
+
+from umit_pacs.wake_ups import WakeUps
 
 APPLICATION = "umit-pacs"
 #: set by hand, so that an upgrade goes on with the work in hand; raised when recorded steps would mean something else.
@@ -28,7 +35,7 @@ MAXIMUM_RECOVERIES = 2
 #: urgent before routine; DBOS takes the smallest number first.
 URGENT_PRIORITY = 1
 ROUTINE_PRIORITY = 10
-#: the wait for a free worker to look at its queue again.
+#: the wait for a free worker to look at its queue again, when nobody wakes it.
 POLLING_INTERVAL_S = 0.1
 
 _ACTIVE = ["ENQUEUED", "DELAYED", "PENDING"]
@@ -72,7 +79,7 @@ def prepare_workflow_database(workflow_url: str) -> None:
         client.destroy()
 
 
-def launch(workflow_url: str, executor: str, listens_to: Sequence[Stage]) -> None:
+def launch(workflow_url: str, executor: str, listens_to: Sequence[Stage], wake_ups: WakeUps | None = None) -> None:
     """Start running workflows of these stages in this process; those that this executor left unfinished first."""
     config: DBOSConfig = {
         "name": APPLICATION,
@@ -82,9 +89,57 @@ def launch(workflow_url: str, executor: str, listens_to: Sequence[Stage]) -> Non
         "run_migrations": False,
         "log_level": "WARNING",
     }
-    DBOS(config=config)
-    DBOS.listen_queues([stage.value for stage in listens_to])
+    if make_url(workflow_url).get_backend_name() == "sqlite":
+        config["db_engine_kwargs"] = {"connect_args": {"factory": _SeldomFlushed}}
+    node = DBOS(config=config)
+    DBOS.listen_queues([])  # DBOS would start threads that nobody can wake
     DBOS.launch()
+    for stage in listens_to:
+        _watch_queue(node, stage, executor, wake_ups)
+
+
+def _watch_queue(node: DBOS, stage: Stage, executor: str, wake_ups: WakeUps | None) -> None:
+    """Run workflows of the stage as DBOS's own queue thread does, with pauses that a wake-up ends."""
+    pause = _WakeablePause()
+    node.background_thread_stop_events.append(pause)
+    queue = DBOS.retrieve_queue(stage.value)
+    threading.Thread(
+        target=queue_worker_thread, args=(pause, node, queue), name=f"queue-{stage.value}", daemon=True
+    ).start()
+    if wake_ups is not None:
+        wake_ups.listen(stage.value, executor, pause.wake)
+
+
+class _WakeablePause(threading.Event):
+    """The event that ends a queue thread of DBOS, and that it waits for between two looks at its queue.
+
+    Woken, the waiting is over at once, and the thread looks. A wake-up during a look counts for the next waiting.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_awake = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._is_awake.wait(timeout)
+        self._is_awake.clear()
+        return self.is_set()
+
+    def set(self) -> None:
+        super().set()
+        self._is_awake.set()
+
+    def wake(self) -> None:
+        self._is_awake.set()
+
+
+class _SeldomFlushed(sqlite3.Connection):
+    """A connection whose commits survive the death of every process, and a power cut up to the last flush."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # In WAL mode the file stays whole whatever happens (SQLite documentation, PRAGMA synchronous).
+        self.execute("PRAGMA synchronous = NORMAL")
 
 
 def executor_name(process: str) -> str:
@@ -95,12 +150,18 @@ def executor_name(process: str) -> str:
 class WorkStarter:
     """Starts workflows and knows which are under way; for every process, whether it runs workflows or not."""
 
-    def __init__(self, workflow_url: str) -> None:
-        self._client = DBOSClient(system_database_url=workflow_url, application_name=APPLICATION)
+    def __init__(self, workflow_url: str, wake_ups: WakeUps | None = None) -> None:
+        self._engine = _sqlite_engine(workflow_url)
+        self._client = DBOSClient(
+            system_database_url=workflow_url, system_database_engine=self._engine, application_name=APPLICATION
+        )
+        self._wake_ups = wake_ups
 
     def close(self) -> None:
         """Close the connections."""
         self._client.destroy()
+        if self._engine is not None:
+            self._engine.dispose()
 
     def start(
         self,
@@ -123,13 +184,15 @@ class WorkStarter:
         options: dict[str, Any] = {
             "workflow_name": stage.value,
             "queue_name": stage.value,
-            "workflow_id": f"{prefix}{len(earlier)}",
+            "workflow_id": f"{prefix}{_next_number(workflow.workflow_id for workflow in earlier)}",
             "app_version": APPLICATION_VERSION,
             "priority": URGENT_PRIORITY if is_urgent else ROUTINE_PRIORITY,
         }
         if delay_s > 0:
             options["delay_seconds"] = delay_s
         self._client.enqueue(options, input_set_id, attempt)  # type: ignore[arg-type]
+        if self._wake_ups is not None:
+            self._wake_ups.wake(stage.value)
         return True
 
     def under_way(self) -> frozenset[StageOfStudy]:
@@ -159,12 +222,30 @@ class WorkStarter:
         return tuple(workflow.workflow_id for workflow in found)
 
 
+def _sqlite_engine(workflow_url: str) -> Engine | None:
+    """An engine for the client as DBOS would make it, on SQLite with seldom flushes; None: let DBOS make it."""
+    if make_url(workflow_url).get_backend_name() != "sqlite":
+        return None
+    engine = create_engine(workflow_url, connect_args={"factory": _SeldomFlushed, "timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    return engine
+
+
 def take_over(executors: Sequence[str]) -> int:
     """Put back what dead executors had in hand; how many workflows. Needs a launched DBOS.
 
     Not `resume_workflow`: that would forget how often a study killed its process, and start it for ever.
     """
     return len(DBOS._recover_pending_workflows(list(executors)))
+
+
+def _next_number(workflow_ids: Iterable[str]) -> int:
+    return max((int(workflow_id.rsplit(":", 1)[1]) for workflow_id in workflow_ids), default=-1) + 1
 
 
 def parsed(workflow_id: str) -> StageOfStudy:

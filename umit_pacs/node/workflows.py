@@ -18,6 +18,7 @@ from umit_pacs.store.database import open_catalogue
 from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.leases import heartbeat, remove_worker
 from umit_pacs.vocabulary import load_templates
+from umit_pacs.wake_ups import WakeUps
 
 if TYPE_CHECKING:  # the engine's module loads torch, which only a work process needs
     from umit_pacs.umit_model.engine import Engine
@@ -68,11 +69,12 @@ def running_workflows(
     """
     prepare_workflow_database(settings.workflow_url)
     in_hand = StudiesInHand()
+    wake_ups = WakeUps(settings.store.folder / "wake")
     tools = Tools(
         settings=settings,
         catalogue=open_catalogue(settings.catalogue_url),
         files=PayloadFiles(settings.store.folder),
-        starter=WorkStarter(settings.workflow_url),
+        starter=WorkStarter(settings.workflow_url, wake_ups),
         worker=executor_name(life.process),
         templates=load_templates(settings.compose.templates_folder),
         engine_for=engine_for,
@@ -81,7 +83,7 @@ def running_workflows(
     heartbeat(tools.catalogue, tools.worker, settings.serve.lease_s)
     every(settings.serve.lease_s / HEARTBEATS_PER_LEASE, threading.Event(), lambda: _beat(tools), name="heartbeat")
     equip(tools)
-    launch(settings.workflow_url, tools.worker, [stage])
+    launch(settings.workflow_url, tools.worker, [stage], wake_ups)
     try:
         yield tools
     finally:

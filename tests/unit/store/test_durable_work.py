@@ -4,13 +4,14 @@ import multiprocessing
 from functools import partial
 
 import pytest
-from dbos import DBOS
+from dbos import DBOS, DBOSClient
 
 from tests import durable_processes
 from tests.durable_processes import lines
 from tests.peer_programs import wait_until
 from tests.store_fixtures import BACKENDS
 from umit_pacs.durable_work import (
+    APPLICATION,
     MAXIMUM_RECOVERIES,
     Stage,
     StageOfStudy,
@@ -19,6 +20,7 @@ from umit_pacs.durable_work import (
     prepare_workflow_database,
     take_over,
 )
+from umit_pacs.wake_ups import WakeUps
 
 
 @pytest.fixture(params=BACKENDS)
@@ -73,6 +75,21 @@ def test_urgent_work_comes_first_and_then_the_oldest(starter, start_worker, tmp_
     start_worker()
     wait_until(lambda: len(lines(tmp_path, "ended")) == 3, what="all ended")
     assert lines(tmp_path, "ended") == ["urgent", "a", "b"]
+
+
+def test_waiting_work_is_started_by_a_wake_up_and_not_by_the_next_poll(workflow_url, start_worker, tmp_path):
+    client = DBOSClient(system_database_url=workflow_url, application_name=APPLICATION)
+    client.retrieve_queue(Stage.ANALYSE).set_polling_interval_sec(3600)
+    client.destroy()
+    start_worker()
+    wait_until(lambda: list(tmp_path.glob("wake/analyse.*")), what="the worker listens")
+    wake_ups = WakeUps(tmp_path / "wake")
+    starter = WorkStarter(workflow_url, wake_ups)
+    for name in ("a", "b"):
+        starter.start(Stage.ANALYSE, name)
+        wait_until(lambda name=name: name in lines(tmp_path, "ended"), what="it ended")
+    starter.close()
+    wake_ups.close()
 
 
 def test_finished_work_may_be_started_again_and_knows_its_attempt(starter, start_worker, tmp_path):

@@ -109,10 +109,10 @@ def evaluate(
     cts: Annotated[int, typer.Option(help="CT volumes to calibrate on, and as many to test on.")] = 30,
 ) -> None:
     """Calibrate the checkpoint folder on held-out patients, measure it on others, write both into its manifest."""
-    kinds = [open_kind(kind, "held_out", _bank_folder(runs, tiny)) for kind in KINDS]
+    trained, held_out = ([open_kind(kind, split, _bank_folder(runs, tiny)) for kind in KINDS] for split in SPLITS)
     config = EvaluationConfig(radiographs=radiographs, cts=cts)
     with _progress("studies", 2 * (radiographs + cts)) as step:
-        manifest = calibrate_and_evaluate(target, kinds, config, on_study=lambda: step(""))
+        manifest = calibrate_and_evaluate(target, trained, held_out, config, on_study=lambda: step(""))
     _print_figures(manifest)
 
 

@@ -7,7 +7,6 @@ such simulations, and nothing about real patients. Even patients calibrate, odd 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import numpy as np
 from training.bank import Kind
 from training.studies import Study, StudyKind
 from training.truth import Examiner, Question, Truth
+from umit_pacs.evaluation.boxes import match
 from umit_pacs.handoffs import (
     FrameReference,
     InstanceUID,
@@ -26,8 +26,6 @@ from umit_pacs.handoffs import (
     SeriesUID,
     Task,
 )
-from umit_pacs.umit_model.checkpoint import EvaluationFigure
-from umit_pacs.umit_model.coordinate_frames import Box
 from umit_pacs.umit_model.engine import Engine
 from umit_pacs.umit_model.model_answer import ModelAnswer
 from umit_pacs.vocabulary import load_templates
@@ -36,12 +34,13 @@ from umit_pacs.vocabulary import load_templates
 Measured = list[tuple[str, float, float | None]]
 
 SERIES = SeriesUID("1.2.3")
+TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "true_positive", "false_positive", "false_negative"
 #: overlap from which a box counts as found; a lesion spans only a few slices of a volume, so there less is asked for
 FOUND_IOU: dict[Kind, float] = {"radiograph": 0.5, "ct": 0.3}
 #: share of the image's width within which a landmark counts as found
 FOUND_SHARE = 0.04
-#: measures that are counted and become precision, recall and F1 together
-_COUNTS = ("true_positive", "false_positive", "false_negative")
+#: field of view that errors of landmarks are given for
+FIELD_MM = 350.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +55,10 @@ class Grade:
     target: str
     #: what would have been right: an option, or whether the finding is there
     wanted: str
+    #: what was said, in words that no language has; "" where that cannot be compared
+    said: str
+    #: number of the question among those about its study
+    question: int
     measure: str
     value: float
     #: confidence as the engine gave it
@@ -69,9 +72,14 @@ class EvaluationConfig:
     seed: int = 77
     radiographs: int = 60
     cts: int = 30
+    #: studies that the input check is fitted to, limited with and measured on, for each study that is asked about
+    input_checks_per_study: int = 5
 
     def studies(self, kind: Kind) -> int:
         return self.radiographs if kind == "radiograph" else self.cts
+
+    def input_checks(self, kind: Kind) -> int:
+        return self.input_checks_per_study * self.studies(kind)
 
 
 def every_other(kind: StudyKind, first: int) -> StudyKind:
@@ -103,8 +111,11 @@ def grade_checkpoint(
                     for question in asked
                 ]
                 answers = engine.answer(series, orders, templates)
-                for question, answer in zip(asked, answers, strict=True):
-                    grades += _grade(kind, number, study.truth, question, answer)
+                for index, (question, answer) in enumerate(zip(asked, answers, strict=True)):
+                    grades += [
+                        dataclasses.replace(grade, study=number, question=index)
+                        for grade in _grade(kind, study.truth, question, answer)
+                    ]
             on_study()
     return grades
 
@@ -163,7 +174,7 @@ def prepared_series(study: Study) -> PreparedSeries:
 # --- grading -----------------------------------------------------------------------------------------------------
 
 
-def _grade(kind: StudyKind, study: int, truth: Truth, question: Question, answer: ModelAnswer) -> list[Grade]:
+def _grade(kind: StudyKind, truth: Truth, question: Question, answer: ModelAnswer) -> list[Grade]:
     """What was answered is right or wrong; an abstention is neither and counted as such."""
     order = question.order
     measured: Measured
@@ -183,18 +194,32 @@ def _grade(kind: StudyKind, study: int, truth: Truth, question: Question, answer
     measured.append(("abstained", float(answer.abstention is not None), None))
     return [
         Grade(
-            study=study,
+            study=0,
             kind=kind.kind,
             task=order.task,
             language=order.language,
             target=order.target or order.question,
             wanted=str(order.target in truth.sides) if order.target else question.answer,
+            said=_said(answer),
+            question=0,
             measure=measure,
             value=value,
             confidence=confidence,
         )
         for measure, value, confidence in measured
     ]
+
+
+def _said(answer: ModelAnswer) -> str:
+    """What an answer says in words that no language has: an option's number, what is present, and on which side."""
+    if answer.abstention is not None or answer.order.task is Task.LANDMARK:
+        return ""
+    if answer.option_index is not None:
+        return str(answer.option_index)
+    if answer.statements:
+        return "; ".join(f"{each.finding} {each.presence} {each.side}" for each in answer.statements)
+    is_place = answer.order.task in (Task.DETECTION, Task.DETECTION_3D)
+    return f"{len(answer.regions)} places" if is_place else ""
 
 
 def _grade_report(examiner: Examiner, truth: Truth, question: Question, answer: ModelAnswer) -> Measured:
@@ -207,6 +232,12 @@ def _grade_report(examiner: Examiner, truth: Truth, question: Question, answer: 
         wanted = ("absent", "none") if side is None else ("present", side)
         is_right = statement is not None and (statement.presence, statement.side) == wanted
         measured.append(("finding_agreement", float(is_right), statement.confidence if statement else None))
+        is_stated = statement is not None and statement.presence == "present"
+        if is_stated or side is not None:
+            outcome = TRUE_POSITIVE if is_stated and side else FALSE_POSITIVE if is_stated else FALSE_NEGATIVE
+            measured.append((outcome, 1.0, None))
+        if statement is not None and is_stated and side not in (None, "none"):
+            measured.append(("side_wrong", float(statement.side != side), None))
     return measured
 
 
@@ -217,20 +248,14 @@ def _grade_boxes(kind: StudyKind, truth: Truth, finding: str, answer: ModelAnswe
     # The value is the truth and the confidence the probability of presence: what Platt scaling is fitted to.
     measured: Measured = [("presence_accuracy", float(said == is_there), None), ("is_there", float(is_there), present)]
     wanted = list(truth.boxes.get(finding, ())[: kind.examiner.most_boxes])
-    open_boxes = list(wanted)
-    for region in answer.regions:
-        overlaps = [iou((region.points[0], region.points[1]), box) for box in open_boxes]
-        best = max(overlaps, default=0.0)
-        is_found = best >= FOUND_IOU[kind.kind]
-        measured.append(("true_positive" if is_found else "false_positive", 1.0, None))
-        measured.append(("is_found", float(is_found), region.confidence))
+    boxes = [((region.points[0], region.points[1]), region.confidence or 0.0) for region in answer.regions]
+    matched = match(boxes, wanted, FOUND_IOU[kind.kind])
+    for is_found, overlap, confidence in zip(matched.is_found, matched.overlaps, matched.confidences, strict=True):
+        measured.append((TRUE_POSITIVE if is_found else FALSE_POSITIVE, 1.0, None))
+        measured.append(("is_found", float(is_found), confidence))
         if is_found:
-            open_boxes.pop(int(np.argmax(overlaps)))
-    measured.append(("false_negative", float(len(open_boxes)), None))
-    if said:
-        for box in wanted:
-            best = max(iou((region.points[0], region.points[1]), box) for region in answer.regions)
-            measured.append(("iou_where_found", best, None))
+            measured.append(("matched_iou", overlap, None))
+    measured += [(FALSE_NEGATIVE, 1.0, None)] * (matched.true_boxes - matched.hits)
     return measured
 
 
@@ -241,71 +266,5 @@ def _grade_landmark(truth: Truth, name: str, answer: ModelAnswer) -> Measured:
     (x, y), width = answer.regions[0].points[0], truth.extent[0]
     error = float(np.hypot(x - point[0], y - point[1]))
     is_found = error <= FOUND_SHARE * width
-    return [("error_px", error, None), ("is_found", float(is_found), answer.regions[0].confidence)]
-
-
-def iou(a: Box | tuple[tuple[float, ...], tuple[float, ...]], b: Box) -> float:
-    """Intersection over union of two boxes with any number of axes."""
-    (a_low, a_high), (b_low, b_high) = np.array(a), np.array(b)
-    shared = float(np.clip(np.minimum(a_high, b_high) - np.maximum(a_low, b_low), 0, None).prod())
-    union = float((a_high - a_low).prod() + (b_high - b_low).prod()) - shared
-    return shared / union if union > 0 else 0.0
-
-
-# --- figures -----------------------------------------------------------------------------------------------------
-
-
-def figures(grades: list[Grade], *, date: str, seed: int = 0) -> tuple[EvaluationFigure, ...]:
-    """Means with 95 % intervals (bootstrap over studies), and F1 of boxes, per task, kind of study and language."""
-    rng = np.random.default_rng(seed)
-    found: list[EvaluationFigure] = []
-    groups = dict.fromkeys((grade.task, grade.kind, grade.language) for grade in grades)
-    for task, kind, language in groups:
-        own = [grade for grade in grades if (grade.task, grade.kind, grade.language) == (task, kind, language)]
-        studies = len({grade.study for grade in own})
-        data = f"{studies} simulated held-out {_WORDS[kind]}, asked in {_LANGUAGES[language]}, {date}"
-        measures = dict.fromkeys(g.measure for g in own if g.measure not in (*_COUNTS, "is_there", "is_found"))
-        for measure in measures:
-            value, low, high, samples = _interval([g for g in own if g.measure == measure], rng)
-            figure = EvaluationFigure(
-                task=task, metric=measure, value=value, low=low, high=high, samples=samples, data=data
-            )
-            found.append(figure)
-        for measure in ("accuracy", "presence_accuracy"):
-            if asked := [grade for grade in own if grade.measure == measure]:
-                metric = f"{measure}_of_the_most_frequent_answer"
-                share = most_frequent_share(asked)
-                found.append(EvaluationFigure(task=task, metric=metric, value=share, samples=len(asked), data=data))
-        if any(grade.measure in _COUNTS for grade in own):
-            metric, value, samples = f"f1_iou_{FOUND_IOU[kind]:g}", *_f1(own)
-            found.append(EvaluationFigure(task=task, metric=metric, value=value, samples=samples, data=data))
-    return tuple(found)
-
-
-_WORDS: dict[Kind, str] = {"radiograph": "chest radiographs", "ct": "chest CT volumes"}
-_LANGUAGES = {Language.ENGLISH: "English", Language.CHINESE: "Chinese"}
-
-
-def _interval(grades: list[Grade], rng: np.random.Generator) -> tuple[float, float, float, int]:
-    by_study: dict[int, list[float]] = {}
-    for grade in grades:
-        by_study.setdefault(grade.study, []).append(grade.value)
-    sums = np.array([(sum(values), len(values)) for values in by_study.values()])
-    drawn = sums[rng.integers(len(sums), size=(500, len(sums)))].sum(axis=1)
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-    value = sums[:, 0].sum() / sums[:, 1].sum()
-    return round(float(value), 4), round(float(low), 4), round(float(high), 4), len(grades)
-
-
-def _f1(grades: list[Grade]) -> tuple[float, int]:
-    hit, wrong, missed = (sum(g.value for g in grades if g.measure == measure) for measure in _COUNTS)
-    total = int(hit + wrong + missed)
-    return round(2 * hit / max(2 * hit + wrong + missed, 1), 4), max(total, 1)
-
-
-def most_frequent_share(grades: list[Grade]) -> float:
-    """What always giving each question's more frequent answer would score: the bar that a model must pass."""
-    by_target: dict[str, Counter[str]] = {}
-    for grade in grades:
-        by_target.setdefault(grade.target, Counter())[grade.wanted] += 1
-    return round(sum(max(counts.values()) for counts in by_target.values()) / len(grades), 4)
+    error_mm = error / width * FIELD_MM
+    return [("error_mm", error_mm, None), ("is_found", float(is_found), answer.regions[0].confidence)]

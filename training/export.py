@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from training.bank import Kind
-from training.evaluate import EvaluationConfig, Grade, every_other, figures, grade_checkpoint
+from training.evaluate import EvaluationConfig, Grade, every_other, grade_checkpoint
+from training.figures import figures
 from training.model_card import write_model_card
+from training.strangers import strangers
 from training.studies import (
     CT_FRAME,
     CT_PIXELS,
@@ -35,6 +37,7 @@ from umit_pacs.umit_model.checkpoint import (
     BASE_FOLDER,
     INPUT_CHECK_FILE,
     Calibration,
+    EvaluationFigure,
     Manifest,
     TaskProfile,
     Threshold,
@@ -44,7 +47,13 @@ from umit_pacs.umit_model.checkpoint import (
 from umit_pacs.umit_model.confidence import fit_platt, fit_temperature, logit
 from umit_pacs.umit_model.engine import LocalEngine, load_engine
 from umit_pacs.umit_model.generation import encode_images
-from umit_pacs.umit_model.input_check import InputCheck, fit_input_check, input_vector, write_input_checks
+from umit_pacs.umit_model.input_check import (
+    InputCheck,
+    fit_input_check,
+    input_vector,
+    read_input_checks,
+    write_input_checks,
+)
 from umit_pacs.umit_model.loader import load_model
 
 LICENCE = "Apache-2.0"
@@ -58,9 +67,9 @@ INTENDED_USE = (
 )
 MODALITIES: dict[Kind, tuple[str, ...]] = {"radiograph": ("CR", "DX"), "ct": ("CT",)}
 _LONGEST_ANSWER = {Task.REPORT: 96, Task.DETECTION: 100, Task.DETECTION_3D: 110, Task.LANDMARK: 16}
-#: Share of simulated studies within each limit of the input check. It is tight: a checkpoint that has seen simulations
-#: alone had better refuse a few of them than read a stranger with confidence.
-KNOWN_SHARE = 0.98
+#: Share of simulated studies within each of the input check's two limits. It is tight: a checkpoint that has seen
+#: simulations alone had better refuse a few of them than read a stranger with confidence.
+KNOWN_SHARE = 0.985
 #: From these calibrated probabilities on a finding is stated, or denied; between them it is uncertain.
 _THRESHOLD = Threshold(present_from=0.6, absent_below=0.35)
 
@@ -131,27 +140,35 @@ def _export_adapter(source: Path, target: Path) -> None:
 
 def calibrate_and_evaluate(
     target: Path,
-    kinds: list[StudyKind],
+    trained: list[StudyKind],
+    held_out: list[StudyKind],
     config: EvaluationConfig,
     *,
     on_study: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Fit calibration and input check on one half of the held-out patients, measure on the other, write both.
 
-    kinds: held-out patients. Everything is asked through the node's engine.
+    trained: the patients that were trained on, whose look the input check learns. Everything is asked through the
+    node's engine.
     """
-    calibrating, testing = ([every_other(kind, half) for kind in kinds] for half in (0, 1))
+    calibrating, testing = ([every_other(kind, half) for kind in held_out] for half in (0, 1))
     manifest = read_manifest(target)
+    (target / INPUT_CHECK_FILE).unlink(missing_ok=True)  # what is refused cannot be calibrated with
+    write_manifest(target, manifest)
     grades = grade_checkpoint(_engine(target), calibrating, config, on_study=on_study)
     profiles = tuple(_calibrated(profile, grades) for profile in manifest.profiles)
-    _fit_input_checks(target, calibrating, testing, config)
+    _fit_input_checks(target, trained, calibrating, config)
     write_manifest(target, manifest.model_copy(update={"profiles": profiles}))
     test = dataclasses.replace(config, seed=config.seed + 1)
     tested = grade_checkpoint(_engine(target), testing, test, on_study=on_study)
-    measured = figures(tested, date=time.strftime("%Y-%m-%d"))
+    measured = (*figures(tested, date=_today()), *_refusals(target, testing, test))
     manifest = read_manifest(target).model_copy(update={"evaluation": measured})
     write_model_card(target, manifest)
     return write_manifest(target, manifest)
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d")
 
 
 def _settings(target: Path) -> ModelSettings:
@@ -195,14 +212,14 @@ def _platt(logits: NDArray[np.float64], was_true: NDArray[np.bool_], few: int = 
 
 
 def _fit_input_checks(
-    target: Path, known: list[StudyKind], held_out: list[StudyKind], config: EvaluationConfig, count: int = 200
+    target: Path, trained: list[StudyKind], held_out: list[StudyKind], config: EvaluationConfig
 ) -> None:
-    """What simulated studies look like to the vision tower; limits from patients that were not fitted to."""
+    """What simulated studies look like to the vision tower; the limits from patients that were not fitted to."""
     checks: dict[tuple[str, ...], InputCheck] = {}
-    for first, second in zip(known, held_out, strict=True):
-        drawn = count if first.kind == "radiograph" else count // 5
-        fitted = _input_vectors(target, first, np.random.default_rng([config.seed, 5]), drawn * 2)
-        limits = _input_vectors(target, second, np.random.default_rng([config.seed, 6]), drawn)
+    for first, second in zip(trained, held_out, strict=True):
+        count = config.input_checks(first.kind)
+        fitted = _input_vectors(target, _drawn(first, count, np.random.default_rng([config.seed, 5])))
+        limits = _input_vectors(target, _drawn(second, count, np.random.default_rng([config.seed, 6])))
         checks[MODALITIES[first.kind]] = fit_input_check(fitted, held_out=limits, quantile=KNOWN_SHARE, margin=1.0)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         path = Path(folder) / INPUT_CHECK_FILE
@@ -210,8 +227,33 @@ def _fit_input_checks(
         shutil.move(path, target / INPUT_CHECK_FILE)
 
 
-def _input_vectors(target: Path, kind: StudyKind, rng: np.random.Generator, count: int) -> NDArray[np.float32]:
+def _drawn(kind: StudyKind, count: int, rng: np.random.Generator) -> list[NDArray[np.uint8]]:
+    return [kind.draw(rng).images for _ in range(count)]
+
+
+def _input_vectors(target: Path, studies: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
     loaded = load_model(_settings(target), target.parent)
-    studies = [list(kind.draw(rng).images) for _ in range(count)]
-    vectors = [input_vector(each, encode_images(loaded.network, loaded.processor, each)) for each in studies]
-    return np.stack(vectors)
+    return np.stack(
+        [input_vector(list(each), encode_images(loaded.network, loaded.processor, list(each))) for each in studies]
+    )
+
+
+def _refusals(target: Path, testing: list[StudyKind], config: EvaluationConfig) -> Iterable[EvaluationFigure]:
+    """How often the input check refuses strangers, and studies that it should know."""
+    checks = read_input_checks(target / INPUT_CHECK_FILE)
+    for kind in testing:
+        check = checks[MODALITIES[kind.kind][0]]
+        found = list(strangers(kind, np.random.default_rng([config.seed, 7])))
+        distances = [check.distance(vector) for vector in _input_vectors(target, [each.images for each in found])]
+        accepted = sorted({each.what for each, distance in zip(found, distances, strict=True) if distance <= 1})
+        data = f"other things shown as {kind.words}, {_today()}"
+        data += f"; answered although strange: {', '.join(accepted)}" if accepted else ""
+        yield _share("refused", [distance > 1 for distance in distances], data)
+        known = _drawn(kind, config.input_checks(kind.kind), np.random.default_rng([config.seed, 8]))
+        refused = [check.distance(vector) > 1 for vector in _input_vectors(target, known)]
+        yield _share("wrongly_refused", refused, f"simulated held-out {kind.words}, {_today()}")
+
+
+def _share(metric: str, outcomes: list[bool], data: str) -> EvaluationFigure:
+    value = round(float(np.mean(outcomes)), 4)
+    return EvaluationFigure(task="input check", metric=metric, value=value, samples=len(outcomes), data=data)

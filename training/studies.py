@@ -26,6 +26,8 @@ from umit_pacs.pixels.resample import fit_image, fit_volume
 from umit_pacs.umit_model.coordinate_frames import Box, CoordinateFrame
 from umit_pacs.vocabulary import load_templates
 
+#: what the studies of a kind are called
+WORDS: dict[Kind, str] = {"radiograph": "chest radiographs", "ct": "chest CT volumes"}
 RADIOGRAPH_TASKS = (Task.REPORT, Task.CLASSIFICATION, Task.DETECTION, Task.VQA, Task.LANDMARK)
 CT_TASKS = (Task.REPORT, Task.CLASSIFICATION, Task.DETECTION_3D, Task.VQA)
 
@@ -69,6 +71,10 @@ class StudyKind:
     pixels: ImageRequirements
     radiographs: tuple[ProjectedPatient, ...] = ()
     cts: tuple[CTPatient, ...] = ()
+
+    @property
+    def words(self) -> str:
+        return WORDS[self.kind]
 
     @property
     def images(self) -> int:

@@ -15,7 +15,7 @@ from training.anatomy import Anatomy, distance_from_chest_wall
 from training.bank import BankConfig, load_radiographs, render_bank
 from training.chest_radiographs import GRID_SHAPE_ZYX, project_patient
 from training.command_line import tiny_config
-from training.evaluate import iou, prepared_series, standard_questions
+from training.evaluate import prepared_series, standard_questions
 from training.export import export
 from training.exposure import take_radiograph
 from training.model import vision_features
@@ -24,6 +24,7 @@ from training.studies import open_kind
 from training.train import StageConfig, TrainConfig, set_up, train_adapters, train_stages
 from training.truth import Truth
 from training.warping import Sampler
+from umit_pacs.evaluation.boxes import iou
 from umit_pacs.handoffs import Language, Task
 from umit_pacs.settings import ModelSettings
 from umit_pacs.umit_model.checkpoint import verify

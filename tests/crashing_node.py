@@ -106,7 +106,7 @@ def _install(settings: Settings) -> None:
     _wrap(confirm, "record_commitment", kill)
     _wrap(confirm, "request_commitment", kill)
     for step in (deliver, confirm):
-        _wrap(step, "change_delivery", kill, lambda *args, **_: args[2].value)
+        _wrap(step, "change_deliveries", kill, lambda *args, **_: args[1][0].after.value if args[1] else "")
 
 
 def _killer(folder: Path) -> Callable[[str], None]:

@@ -37,7 +37,9 @@ from umit_pacs.handoffs import (
     TaskOrder,
     TaskResult,
 )
+from umit_pacs.states import DeliveryState
 from umit_pacs.store.database import Catalogue, migrate, open_catalogue
+from umit_pacs.store.deliveries import DeliveryChange, change_deliveries
 from umit_pacs.store.tables import Table
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -113,6 +115,11 @@ def result_object(number: int, *, series: int = 9, kind: ObjectKind = ObjectKind
         sha256=hashlib.sha256(uid.encode()).hexdigest(),
         size_bytes=2000,
     )
+
+
+def change_delivery(catalogue: Catalogue, delivery_id: int, after: DeliveryState, **noted: object) -> None:
+    """Bring one delivery to `after`; noted: the other fields of a DeliveryChange."""
+    change_deliveries(catalogue, [DeliveryChange(delivery_id=delivery_id, after=after, **noted)])
 
 
 ORDER = TaskOrder(

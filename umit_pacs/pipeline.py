@@ -53,7 +53,7 @@ from umit_pacs.steps.prepare import prepare
 from umit_pacs.steps.route import name_destinations, route
 from umit_pacs.store import results, studies
 from umit_pacs.store.database import Catalogue, utc_now
-from umit_pacs.store.deliveries import Delivery, change_delivery, deliveries, plan_deliveries
+from umit_pacs.store.deliveries import Delivery, DeliveryChange, change_deliveries, deliveries, plan_deliveries
 from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.leases import assert_lease, hold_lease, release_lease
 from umit_pacs.store.returns import input_sets_to_return
@@ -409,14 +409,16 @@ def resend_dead_letters(
 ) -> tuple[Delivery, ...]:
     """Send results again that were refused or given up: all, one peer's, or one input set's; which."""
     dead = deliveries(catalogue, input_set_id=input_set_id, states={DeliveryState.DEAD}, peer=peer)
-    for item in dead:
-        change_delivery(
-            catalogue,
-            item.delivery_id,
-            DeliveryState.PENDING,
+    again = [
+        DeliveryChange(
+            delivery_id=item.delivery_id,
+            after=DeliveryState.PENDING,
             status=DeliveryRemark.RESENT,
             attempts_delta=-item.attempts,
         )
+        for item in dead
+    ]
+    change_deliveries(catalogue, again)
     for concerned in dict.fromkeys(item.input_set_id for item in dead):
         if input_set_state(catalogue, concerned) is InputSetState.FAILED:
             change_state(catalogue, concerned, InputSetState.COMPOSED, reason="resent")

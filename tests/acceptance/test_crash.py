@@ -56,11 +56,11 @@ WORK_POINTS = [
 DELIVER_POINTS = [
     "before send_objects",
     "after send_objects",
-    "after change_delivery sent",
+    "after change_deliveries sent",
     "after change_state delivered",
     "after record_commitment",
     "after request_commitment",
-    "after change_delivery confirmed",
+    "after change_deliveries confirmed",
     "before change_state confirmed",
     "after change_state confirmed",
 ]

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.store_fixtures import (
     STUDY,
     after,
+    change_delivery,
     example_decision,
     example_findings,
     input_set_of,
@@ -27,7 +28,6 @@ from umit_pacs.handoffs import ConditionReason, Mode
 from umit_pacs.states import DeliveryState, InputSetState
 from umit_pacs.store.database import migrate, open_catalogue
 from umit_pacs.store.deliveries import (
-    change_delivery,
     deliveries,
     plan_deliveries,
     record_commitment,

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.return_fixtures import Returning, returning_in
-from tests.store_fixtures import input_set_of, stored_instance
+from tests.store_fixtures import change_delivery, input_set_of, stored_instance
 from umit_pacs.durable_work import Stage, StageOfStudy, WorkStarter, prepare_workflow_database
 from umit_pacs.errors import LeaseLost, ModelBusy, NoUsableFrames, StoreFull, UmitPacsError
 from umit_pacs.handoffs import Language, Mode, Priority, RoutingDecision, SeriesUID, Task, TaskOrder
@@ -23,7 +23,7 @@ from umit_pacs.pipeline import (
 from umit_pacs.settings import Settings, StoreSettings
 from umit_pacs.states import DeliveryState, InputSetState
 from umit_pacs.store.database import Catalogue
-from umit_pacs.store.deliveries import change_delivery, deliveries
+from umit_pacs.store.deliveries import deliveries
 from umit_pacs.store.instances import record_instances
 from umit_pacs.store.leases import heartbeat, hold_lease, leases_of
 from umit_pacs.store.peers import Peer, add_peer

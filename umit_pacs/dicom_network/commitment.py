@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -24,6 +26,8 @@ _REQUEST_COMMITMENT = 1
 _NEVER = frozenset({0x0112, 0x0118, 0x0119, 0x0122, 0x0123, 0x0211})
 #: (0008,1197) where a peer leaves it out.
 _PROCESSING_FAILURE = 0x0110
+#: pause between two questions whether the report came another way.
+_LOOK_INTERVAL_S = 0.01
 
 
 class CommitmentNotSupported(UmitPacsError):
@@ -49,12 +53,13 @@ def request_commitment(
     calling_ae_title: str,
     timeouts: NetworkTimeouts,
     wait_for_report_s: float = 2.0,
+    is_answered: Callable[[], bool] = lambda: False,
 ) -> CommitmentReport | None:
     """Ask the peer (N-ACTION) to vouch for `instances`: pairs of SOP class and SOP instance UID.
 
     Returns its report when it comes on the same association within `wait_for_report_s`; None when the peer accepted
-    the request and will report on an association of its own, to the listener. Raises PeerUnavailable, PeerRefused, or
-    CommitmentNotSupported.
+    the request and reports on an association of its own, to the listener. is_answered: whether that report has come, so
+    that the waiting may end. Raises PeerUnavailable, PeerRefused, or CommitmentNotSupported.
     """
     reports: queue.SimpleQueue[CommitmentReport] = queue.SimpleQueue()
 
@@ -81,12 +86,20 @@ def request_commitment(
                 StorageCommitmentPushModelInstance,
             )
             _require_accepted(answer, peer)
-            try:
-                return reports.get(timeout=wait_for_report_s)
-            except queue.Empty:
-                return None
+            return _first_report(reports, wait_for_report_s, is_answered)
     except NoCommonContext as exc:
         raise CommitmentNotSupported from exc
+
+
+def _first_report(
+    reports: queue.SimpleQueue[CommitmentReport], timeout_s: float, is_answered: Callable[[], bool]
+) -> CommitmentReport | None:
+    """The report, None when it does not come here in time or came another way."""
+    deadline = time.monotonic() + timeout_s
+    while (left_s := deadline - time.monotonic()) > 0 and not is_answered():
+        with contextlib.suppress(queue.Empty):
+            return reports.get(timeout=min(left_s, _LOOK_INTERVAL_S))
+    return None
 
 
 def read_report(event_information: bytes, transfer_syntax_uid: str) -> CommitmentReport:

@@ -23,7 +23,9 @@ from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.deliveries import (
     CommittedObject,
     Delivery,
-    change_delivery,
+    DeliveryChange,
+    change_deliveries,
+    commitment,
     commitments_of,
     deliveries,
     record_commitment,
@@ -67,45 +69,50 @@ def confirm(confirmer: Confirmer, input_set_id: str) -> None:
     for name, items in due.items():
         holder = peers.peer(confirmer.catalogue, name)
         if holder is None:
-            for item in items:
-                _bury(confirmer, item, DeliveryRemark.PEER_UNKNOWN, f"there is no peer {name} any more")
-            continue
-        try:
-            _ask(confirmer, holder, items)
-        except RetryLater as exc:
-            log.warning("peer_away", extra={"peer": name, "reason": exc.reason})
-            for item in items:
-                _ask_later(confirmer, item, exc.detail, now)
+            detail = f"there is no peer {name} any more"
+            changed = [_buried(item, DeliveryRemark.PEER_UNKNOWN, detail) for item in items]
+        else:
+            try:
+                changed = _ask(confirmer, holder, items)
+            except RetryLater as exc:
+                log.warning("peer_away", extra={"peer": name, "reason": exc.reason})
+                changed = [_asked_later(confirmer, item, exc.detail, now) for item in items]
+        change_deliveries(confirmer.catalogue, changed)
     _settle_answered(confirmer, input_set_id)
 
 
-def _ask(confirmer: Confirmer, holder: peers.Peer, items: Sequence[Delivery]) -> None:
+def _ask(confirmer: Confirmer, holder: peers.Peer, items: Sequence[Delivery]) -> list[DeliveryChange]:
+    """Ask the peer about all items in the best way that it answers; what comes of it so far."""
     unanswered: list[Delivery] = []
+    asked: list[DeliveryChange] = []
     if holder.answers_commitment:
         unanswered = [item for item in items if _was_asked_often_enough(confirmer, item)]
         try:
-            _request_commitment(confirmer, holder, [item for item in items if item not in unanswered])
+            asked = _request_commitment(confirmer, holder, [item for item in items if item not in unanswered])
         except CommitmentNotSupported:
             log.warning("commitment_not_supported", extra={"peer": holder.name})
         else:
             items = unanswered
     if holder.answers_query:
-        _look_up(confirmer, holder, items)
-        return
-    for item in items:
-        if item in unanswered:
-            _bury(confirmer, item, DeliveryRemark.NOT_COMMITTED, "the peer does not answer commitment requests")
-        else:
-            _confirm(confirmer, item, DeliveryRemark.TAKEN)
+        return asked + _look_up(confirmer, holder, items)
+    return asked + [
+        _buried(item, DeliveryRemark.NOT_COMMITTED, "the peer does not answer commitment requests")
+        if item in unanswered
+        else _confirmed(item, DeliveryRemark.TAKEN)
+        for item in items
+    ]
 
 
 # --- storage commitment ------------------------------------------------------------------------------------------
 
 
-def _request_commitment(confirmer: Confirmer, holder: peers.Peer, items: Sequence[Delivery]) -> None:
-    """Ask with a new Transaction UID. An item that was asked about before and is due again counts an attempt."""
+def _request_commitment(confirmer: Confirmer, holder: peers.Peer, items: Sequence[Delivery]) -> list[DeliveryChange]:
+    """Ask with a new Transaction UID; when those items are asked about again that the peer has not answered by now.
+
+    An item that was asked about before and is due again counts an attempt.
+    """
     if not items:
-        return
+        return []
     transaction_uid = confirmer.new_transaction_uid()
     confirmer.assert_may_act()
     # Recorded first: the report may come, on an association of its own, before the request's response does.
@@ -118,20 +125,31 @@ def _request_commitment(confirmer: Confirmer, holder: peers.Peer, items: Sequenc
         calling_ae_title=confirmer.calling_ae_title,
         timeouts=confirmer.timeouts,
         wait_for_report_s=min(FIRST_WAIT_FOR_REPORT_S * 4.0 ** min(attempts, 10), LONGEST_WAIT_FOR_REPORT_S),
+        is_answered=lambda: not _open_objects(confirmer, transaction_uid),
     )
     if report is not None:
         record_commitment_event(confirmer.catalogue, report.transaction_uid, report.committed, report.failed)
     ask_again_at = confirmer.clock() + timedelta(seconds=confirmer.settings.commitment_timeout_s)
-    for item in items:
-        was_asked = item.last_status == DeliveryRemark.ASKED
-        change_delivery(
-            confirmer.catalogue,
-            item.delivery_id,
-            DeliveryState.SENT,
+    still_open = _open_objects(confirmer, transaction_uid)
+    return [
+        DeliveryChange(
+            delivery_id=item.delivery_id,
+            after=DeliveryState.SENT,
             status=DeliveryRemark.ASKED,
-            attempts_delta=1 if was_asked else 0,
+            attempts_delta=1 if item.last_status == DeliveryRemark.ASKED else 0,
             next_attempt_at=ask_again_at,
         )
+        for item in items
+        if item.sop_instance_uid in still_open
+    ]
+
+
+def _open_objects(confirmer: Confirmer, transaction_uid: str) -> frozenset[str]:
+    """SOP Instance UIDs that the peer has said nothing about yet in this transaction."""
+    asked = commitment(confirmer.catalogue, transaction_uid)
+    return frozenset(
+        item.sop_instance_uid for item in (asked.objects if asked is not None else ()) if item.is_committed is None
+    )
 
 
 def _was_asked_often_enough(confirmer: Confirmer, item: Delivery) -> bool:
@@ -144,9 +162,10 @@ def _settle_answered(confirmer: Confirmer, input_set_id: str) -> None:
     if not sent:
         return
     answers: dict[tuple[str, str], list[tuple[datetime, CommittedObject]]] = defaultdict(list)
-    for commitment in commitments_of(confirmer.catalogue, input_set_id):
-        for answer in commitment.objects:
-            answers[commitment.peer, answer.sop_instance_uid].append((commitment.requested_at, answer))
+    for asked in commitments_of(confirmer.catalogue, input_set_id):
+        for answer in asked.objects:
+            answers[asked.peer, answer.sop_instance_uid].append((asked.requested_at, answer))
+    changed: list[DeliveryChange] = []
     for item in sent:
         # What was said about an earlier sending does not count.
         given = [
@@ -155,21 +174,24 @@ def _settle_answered(confirmer: Confirmer, input_set_id: str) -> None:
             if answer.is_committed is not None and (item.sent_at is None or requested_at >= item.sent_at)
         ]
         if any(answer.is_committed for answer in given):
-            _confirm(confirmer, item, DeliveryRemark.COMMITTED)
+            changed.append(_confirmed(item, DeliveryRemark.COMMITTED))
         elif given:
             reason = given[-1].failure_reason
             words = "" if reason is None else f": failure reason {reason:04X}"
-            _send_again(confirmer, item, DeliveryRemark.NOT_COMMITTED, f"the peer does not vouch for it{words}")
+            detail = f"the peer does not vouch for it{words}"
+            changed.append(_sent_again(confirmer, item, DeliveryRemark.NOT_COMMITTED, detail))
+    change_deliveries(confirmer.catalogue, changed)
 
 
 # --- query -------------------------------------------------------------------------------------------------------
 
 
-def _look_up(confirmer: Confirmer, holder: peers.Peer, items: Sequence[Delivery]) -> None:
+def _look_up(confirmer: Confirmer, holder: peers.Peer, items: Sequence[Delivery]) -> list[DeliveryChange]:
     """Compare with what the peer lists."""
     by_series: dict[tuple[str, str], list[Delivery]] = defaultdict(list)
     for item in items:
         by_series[item.study_instance_uid, item.series_instance_uid].append(item)
+    changed: list[DeliveryChange] = []
     for (study_uid, series_uid), of_series in by_series.items():
         confirmer.assert_may_act()
         held = instances_held(
@@ -179,31 +201,32 @@ def _look_up(confirmer: Confirmer, holder: peers.Peer, items: Sequence[Delivery]
             calling_ae_title=confirmer.calling_ae_title,
             timeouts=confirmer.timeouts,
         )
-        for item in of_series:
-            if held is None:
-                _confirm(confirmer, item, DeliveryRemark.TAKEN)
-            elif item.sop_instance_uid in held:
-                _confirm(confirmer, item, DeliveryRemark.HELD)
-            else:
-                _send_again(confirmer, item, DeliveryRemark.NOT_HELD, "the peer does not list it")
+        changed += [_after_look(confirmer, item, held) for item in of_series]
+    return changed
+
+
+def _after_look(confirmer: Confirmer, item: Delivery, held: set[str] | None) -> DeliveryChange:
+    if held is None:
+        return _confirmed(item, DeliveryRemark.TAKEN)
+    if item.sop_instance_uid in held:
+        return _confirmed(item, DeliveryRemark.HELD)
+    return _sent_again(confirmer, item, DeliveryRemark.NOT_HELD, "the peer does not list it")
 
 
 # --- what comes of it --------------------------------------------------------------------------------------------
 
 
-def _confirm(confirmer: Confirmer, item: Delivery, remark: DeliveryRemark) -> None:
-    change_delivery(confirmer.catalogue, item.delivery_id, DeliveryState.CONFIRMED, status=remark)
+def _confirmed(item: Delivery, remark: DeliveryRemark) -> DeliveryChange:
+    return DeliveryChange(delivery_id=item.delivery_id, after=DeliveryState.CONFIRMED, status=remark)
 
 
-def _send_again(confirmer: Confirmer, item: Delivery, remark: DeliveryRemark, detail: str) -> None:
+def _sent_again(confirmer: Confirmer, item: Delivery, remark: DeliveryRemark, detail: str) -> DeliveryChange:
     attempts = item.attempts + 1
     if attempts >= confirmer.settings.confirm_attempts:
-        _bury(confirmer, item, remark, detail)
-        return
-    change_delivery(
-        confirmer.catalogue,
-        item.delivery_id,
-        DeliveryState.PENDING,
+        return _buried(item, remark, detail)
+    return DeliveryChange(
+        delivery_id=item.delivery_id,
+        after=DeliveryState.PENDING,
         status=remark,
         detail=detail,
         attempts_delta=1,
@@ -211,26 +234,24 @@ def _send_again(confirmer: Confirmer, item: Delivery, remark: DeliveryRemark, de
     )
 
 
-def _ask_later(confirmer: Confirmer, item: Delivery, detail: str, now: datetime) -> None:
+def _asked_later(confirmer: Confirmer, item: Delivery, detail: str, now: datetime) -> DeliveryChange:
     """The peer is away: ask after a pause that doubles the time since the object was sent."""
     settings = confirmer.settings
     waited_s = (now - (item.sent_at or now)).total_seconds()
     if waited_s >= settings.give_up_after_s:
-        _bury(confirmer, item, DeliveryRemark.GAVE_UP, f"the peer was away for too long: {detail}")
-        return
+        return _buried(item, DeliveryRemark.GAVE_UP, f"the peer was away for too long: {detail}")
     pause_s = min(max(waited_s, settings.first_pause_s), settings.longest_pause_s)
-    change_delivery(
-        confirmer.catalogue,
-        item.delivery_id,
-        DeliveryState.SENT,
+    return DeliveryChange(
+        delivery_id=item.delivery_id,
+        after=DeliveryState.SENT,
         status=DeliveryRemark.PEER_AWAY,
         detail=detail,
         next_attempt_at=now + timedelta(seconds=pause_s),
     )
 
 
-def _bury(confirmer: Confirmer, item: Delivery, remark: DeliveryRemark, detail: str) -> None:
-    change_delivery(confirmer.catalogue, item.delivery_id, DeliveryState.DEAD, status=remark, detail=detail)
+def _buried(item: Delivery, remark: DeliveryRemark, detail: str) -> DeliveryChange:
+    return DeliveryChange(delivery_id=item.delivery_id, after=DeliveryState.DEAD, status=remark, detail=detail)
 
 
 def _address(holder: peers.Peer) -> PeerAddress:

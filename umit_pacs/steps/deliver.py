@@ -15,7 +15,7 @@ from umit_pacs.settings import DeliverSettings
 from umit_pacs.states import MISSING_REMARKS, DeliveryRemark, DeliveryState
 from umit_pacs.store import peers
 from umit_pacs.store.database import Catalogue
-from umit_pacs.store.deliveries import Delivery, change_delivery, deliveries
+from umit_pacs.store.deliveries import Delivery, DeliveryChange, change_deliveries, deliveries
 from umit_pacs.store.files import PayloadFiles, file_sha256
 from umit_pacs.store.results import result_objects
 
@@ -39,36 +39,38 @@ def deliver(
     """
     sha256_of = {item.sop_instance_uid: item.sha256 for item in result_objects(catalogue, input_set_id)}
     due: dict[str, list[Delivery]] = defaultdict(list)
+    changed: list[DeliveryChange] = []
     for item in deliveries(catalogue, input_set_id=input_set_id, states={DeliveryState.PENDING}, due_at=now):
         if file_sha256(files.path(item.relative_path)) == sha256_of[item.sop_instance_uid]:
             due[item.peer].append(item)
         else:
-            _bury(catalogue, item, DeliveryRemark.FILE_CHANGED, "the stored file is not the one that was composed")
+            detail = "the stored file is not the one that was composed"
+            changed.append(_buried(item, DeliveryRemark.FILE_CHANGED, detail))
+    change_deliveries(catalogue, changed)
     for name, items in due.items():
         destination = peers.peer(catalogue, name)
         rests_until = _peer_rests_until(catalogue, name, now)
         if destination is None:
             detail = f"there is no peer {name}; `umit-pacs peers add`, then resend"
-            for item in items:
-                _bury(catalogue, item, DeliveryRemark.PEER_UNKNOWN, detail)
+            changed = [_buried(item, DeliveryRemark.PEER_UNKNOWN, detail) for item in items]
         elif rests_until is not None:
             detail = "the peer did not answer a moment ago"
-            for item in items:
-                _postpone(catalogue, settings, item, DeliveryRemark.PEER_AWAY, detail, now, rests_until)
+            changed = [_postponed(settings, item, DeliveryRemark.PEER_AWAY, detail, now, rests_until) for item in items]
         else:
             assert_may_act()
-            _send(catalogue, files, settings, destination, items, calling_ae_title, now)
+            changed = _send(files, settings, destination, items, calling_ae_title, now)
+        change_deliveries(catalogue, changed)
 
 
 def _send(
-    catalogue: Catalogue,
     files: PayloadFiles,
     settings: DeliverSettings,
     destination: peers.Peer,
     items: Sequence[Delivery],
     calling_ae_title: str,
     now: datetime,
-) -> None:
+) -> list[DeliveryChange]:
+    """Send over one association; what became of each object."""
     address = PeerAddress(ae_title=destination.ae_title, host=destination.host, port=destination.port)
     timeouts = NetworkTimeouts(connect_s=settings.connect_timeout_s, response_s=settings.response_timeout_s)
     paths = [files.path(item.relative_path) for item in items]
@@ -76,52 +78,38 @@ def _send(
         outcomes = send_objects(paths, address, calling_ae_title=calling_ae_title, timeouts=timeouts)
     except RetryLater as exc:
         log.warning("peer_away", extra={"peer": destination.name, "reason": exc.reason})
-        for item in items:
-            _postpone(catalogue, settings, item, DeliveryRemark.PEER_AWAY, exc.detail, now)
-        return
+        return [_postponed(settings, item, DeliveryRemark.PEER_AWAY, exc.detail, now) for item in items]
     by_uid: Mapping[str, StoreOutcome] = {outcome.sop_instance_uid: outcome for outcome in outcomes}
-    for item in items:
-        _record(catalogue, settings, item, by_uid[item.sop_instance_uid], now)
+    return [_after_sending(settings, item, by_uid[item.sop_instance_uid], now) for item in items]
 
 
-def _record(
-    catalogue: Catalogue, settings: DeliverSettings, item: Delivery, outcome: StoreOutcome, now: datetime
-) -> None:
+def _after_sending(settings: DeliverSettings, item: Delivery, outcome: StoreOutcome, now: datetime) -> DeliveryChange:
     status = DeliveryRemark.NO_ANSWER if outcome.status is None else f"{outcome.status:04X}"
     match outcome.outcome:
         case Outcome.STORED:
             # `attempts` goes on counting only what confirmation found missing.
             was_missing = item.last_status in MISSING_REMARKS
-            change_delivery(
-                catalogue,
-                item.delivery_id,
-                DeliveryState.SENT,
+            return DeliveryChange(
+                delivery_id=item.delivery_id,
+                after=DeliveryState.SENT,
                 status=item.last_status if was_missing else status,
                 attempts_delta=0 if was_missing else -item.attempts,
             )
         case Outcome.LATER:
-            _postpone(catalogue, settings, item, status, outcome.detail, now)
+            return _postponed(settings, item, status, outcome.detail, now)
         case Outcome.REFUSED:
-            _bury(catalogue, item, status, outcome.detail or "the peer refused the object")
+            return _buried(item, status, outcome.detail or "the peer refused the object")
 
 
-def _postpone(
-    catalogue: Catalogue,
-    settings: DeliverSettings,
-    item: Delivery,
-    status: str,
-    detail: str,
-    now: datetime,
-    until: datetime | None = None,
-) -> None:
+def _postponed(
+    settings: DeliverSettings, item: Delivery, status: str, detail: str, now: datetime, until: datetime | None = None
+) -> DeliveryChange:
     attempts = item.attempts + 1
     if settings.has_given_up(attempts):
-        _bury(catalogue, item, DeliveryRemark.GAVE_UP, f"the peer was away for too long: {detail}")
-        return
-    change_delivery(
-        catalogue,
-        item.delivery_id,
-        DeliveryState.PENDING,
+        return _buried(item, DeliveryRemark.GAVE_UP, f"the peer was away for too long: {detail}")
+    return DeliveryChange(
+        delivery_id=item.delivery_id,
+        after=DeliveryState.PENDING,
         status=status,
         detail=detail,
         attempts_delta=1,
@@ -129,8 +117,10 @@ def _postpone(
     )
 
 
-def _bury(catalogue: Catalogue, item: Delivery, status: str, detail: str) -> None:
-    change_delivery(catalogue, item.delivery_id, DeliveryState.DEAD, status=status, detail=detail, attempts_delta=1)
+def _buried(item: Delivery, status: str, detail: str) -> DeliveryChange:
+    return DeliveryChange(
+        delivery_id=item.delivery_id, after=DeliveryState.DEAD, status=status, detail=detail, attempts_delta=1
+    )
 
 
 def _peer_rests_until(catalogue: Catalogue, peer: str, now: datetime) -> datetime | None:

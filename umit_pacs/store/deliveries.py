@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -50,6 +50,20 @@ class Delivery:
     next_attempt_at: datetime | None
     sent_at: datetime | None
     confirmed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeliveryChange:
+    """What a delivery comes to; the state that it is in already keeps its times, only the rest is noted."""
+
+    delivery_id: int
+    after: DeliveryState
+    #: "": the last one stays.
+    status: str = ""
+    detail: str = ""
+    attempts_delta: int = 0
+    #: None: at once.
+    next_attempt_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,46 +142,42 @@ def deliveries(
         return tuple(_delivery(row, result, study_uid) for row, result, study_uid in session.execute(statement))
 
 
-def change_delivery(
-    catalogue: Catalogue,
-    delivery_id: int,
-    after: DeliveryState,
-    *,
-    status: str = "",
-    detail: str = "",
-    attempts_delta: int = 0,
-    next_attempt_at: datetime | None = None,
-) -> None:
-    """Bring a delivery to `after`; the state that it is in already keeps its times, only the rest is noted.
+def change_deliveries(catalogue: Catalogue, changes: Sequence[DeliveryChange]) -> None:
+    """Make all these changes, or none.
 
     Raises TransitionNotAllowed for a change that `states` does not list.
     """
+    if not changes:
+        return
     now = utc_now()
     with catalogue.writing() as session:
-        row = session.get(DeliveryRow, delivery_id, with_for_update=True)
-        if row is None:
-            raise DeliveryUnknown(str(delivery_id))
-        before = row.state
-        if before is not after:
-            require_transition(DELIVERY_TRANSITIONS, before, after)
-            _enter(row, after, now)
-        row.changed_at = now
-        row.attempts += attempts_delta
-        row.last_status = status or row.last_status
-        row.detail = detail
-        row.next_attempt_at = next_attempt_at
-        input_set_id, attempts = row.input_set_id, row.attempts
-    log.info(
-        "delivery_changed",
-        extra={
-            "input_set_id": input_set_id,
-            "delivery": delivery_id,
-            "before": before.value,
-            "after": after.value,
-            "status": status,
-            "attempts": attempts,
-        },
-    )
+        changed = [_change(session, change, now) for change in changes]
+    for fields in changed:
+        log.info("delivery_changed", extra=fields)
+
+
+def _change(session: Session, change: DeliveryChange, now: datetime) -> dict[str, object]:
+    """Make one change; what the log says of it."""
+    row = session.get(DeliveryRow, change.delivery_id, with_for_update=True)
+    if row is None:
+        raise DeliveryUnknown(str(change.delivery_id))
+    before = row.state
+    if before is not change.after:
+        require_transition(DELIVERY_TRANSITIONS, before, change.after)
+        _enter(row, change.after, now)
+    row.changed_at = now
+    row.attempts += change.attempts_delta
+    row.last_status = change.status or row.last_status
+    row.detail = change.detail
+    row.next_attempt_at = change.next_attempt_at
+    return {
+        "input_set_id": row.input_set_id,
+        "delivery": change.delivery_id,
+        "before": before.value,
+        "after": change.after.value,
+        "status": change.status,
+        "attempts": row.attempts,
+    }
 
 
 def count_delivered(catalogue: Catalogue, study_uid: str, peer: str) -> int:

@@ -20,14 +20,14 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from tests.store_fixtures import PROCESSES, STUDY, after, result_object, stored_instance
+from tests.store_fixtures import PROCESSES, STUDY, after, change_delivery, result_object, stored_instance
 from umit_pacs.errors import InconsistentStudy, PeerUnavailable, StudyUnusable
 from umit_pacs.handoffs import CompletionReason
 from umit_pacs.settings import AssembleSettings
 from umit_pacs.states import DeliveryState, InputSetState
 from umit_pacs.steps.assemble import assemble_due, assert_one_patient, input_set_of, shows_image
 from umit_pacs.store.database import Catalogue, open_catalogue
-from umit_pacs.store.deliveries import change_delivery, plan_deliveries
+from umit_pacs.store.deliveries import plan_deliveries
 from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.instances import record_instances, studies_waiting
 from umit_pacs.store.peers import Peer, add_peer

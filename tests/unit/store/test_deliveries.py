@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.store_fixtures import STUDY, after, input_set_of, result_object, stored_instance
+from tests.store_fixtures import STUDY, after, change_delivery, input_set_of, result_object, stored_instance
 from umit_pacs.states import DELIVERY_TRANSITIONS, DeliveryState, TransitionNotAllowed
 from umit_pacs.store.deliveries import (
     DeliveryUnknown,
-    change_delivery,
     commitment,
     commitments_of,
     count_delivered,

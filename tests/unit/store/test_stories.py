@@ -6,6 +6,7 @@ from tests.store_fixtures import (
     NOON,
     STUDY,
     after,
+    change_delivery,
     example_decision,
     example_findings,
     input_set_of,
@@ -13,7 +14,7 @@ from tests.store_fixtures import (
     stored_instance,
 )
 from umit_pacs.states import DeliveryState, InputSetState
-from umit_pacs.store.deliveries import change_delivery, plan_deliveries, record_commitment, record_commitment_event
+from umit_pacs.store.deliveries import plan_deliveries, record_commitment, record_commitment_event
 from umit_pacs.store.instances import Quarantined, record_instances, record_quarantined, set_use
 from umit_pacs.store.peer_counts import PeerCount, record_peer_count
 from umit_pacs.store.results import record_decision, record_findings, record_result_objects

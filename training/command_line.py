@@ -18,6 +18,7 @@ from rich.table import Table
 from training.anatomy import AnatomyMissing, load_anatomy
 from training.bank import KINDS, SPLITS, BankConfig, render_bank
 from training.curves import draw_curves
+from training.data_command import app as data_app
 from training.evaluate import EvaluationConfig
 from training.export import calibrate_and_evaluate, export
 from training.model import ModelConfig
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make the checkpoint umit-demo from simulated studies. `checkpoint` does everything; every step resumes.",
 )
+app.add_typer(data_app, name="data")
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the bank and of the run.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="A few patients and steps: proves the path, learns nothing.")]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from umit_pacs.cli.options import ConfigOption, JSONOption, console, print_json, settings_from
-from umit_pacs.errors import CheckpointInvalid
+from umit_pacs.errors import CheckpointInvalid, InvalidConfiguration
 from umit_pacs.settings import Settings
+
+if TYPE_CHECKING:
+    from umit_pacs.umit_model.checkpoint import Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -88,18 +91,36 @@ _SHOWN = (
 
 
 def install(
-    folder: Annotated[Path, typer.Argument(help="Folder with manifest.json, base and adapters.", exists=True)],
+    folder: Annotated[
+        Path, typer.Argument(help="A checkpoint, or a folder as UMIT or Qwen publish theirs.", exists=True)
+    ],
     config: ConfigOption = None,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of one of the same name.")] = False,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="TOML that says what a published folder does not.", exists=True)
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the checkpoint made of a published folder.")] = "",
 ) -> None:
-    """Verify a checkpoint folder and copy it to the node."""
+    """Verify a checkpoint folder and copy it to the node; a published one becomes a checkpoint first."""
+    from umit_pacs.umit_model.checkpoint import MANIFEST_FILE
     from umit_pacs.umit_model.install import install as install_checkpoint
 
     settings = settings_from(config)
-    manifest = install_checkpoint(folder, settings.checkpoints_folder, replace=replace)
-    console.print(f"Installed {manifest.name} {manifest.version}.", markup=False)
-    if settings.model.checkpoint != manifest.name:
-        console.print(f'To use it, set checkpoint = "{manifest.name}" in [model] of node.toml.', markup=False)
+    target = settings.checkpoints_folder
+    if (folder / MANIFEST_FILE).is_file():
+        if profile is not None or name:
+            raise InvalidConfiguration(f"{folder} has a {MANIFEST_FILE}, which says what --profile and --name would")
+        manifests: tuple[Manifest, ...] = (install_checkpoint(folder, target, replace=replace),)
+    else:
+        from umit_pacs.umit_model.import_profile import read_profile
+        from umit_pacs.umit_model.published import install_published
+
+        read = read_profile(profile) if profile is not None else None
+        manifests = install_published(folder, target, profile=read, name=name, replace=replace)
+    for manifest in manifests:
+        console.print(f"Installed {manifest.name} {manifest.version}: {', '.join(manifest.tasks)}.", markup=False)
+    if settings.model.checkpoint not in {manifest.name for manifest in manifests}:
+        console.print(f'To use it, set checkpoint = "{manifests[0].name}" in [model] of node.toml.', markup=False)
 
 
 def verify(

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -110,7 +110,7 @@ class TaskProfile(Record):
 class EvaluationFigure(Record):
     """One figure of the checkpoint's evaluation, as measured on held-out data."""
 
-    task: Task
+    task: Task | Literal["input check"]
     metric: str
     value: float
     #: 95 % interval, where it was computed
@@ -127,7 +127,7 @@ class Manifest(Record):
     format: Literal[1] = 1
     name: SafeName
     version: str = Field(min_length=1, max_length=64)
-    base_family: Literal["qwen2_vl"] = "qwen2_vl"
+    base_family: Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"] = "qwen2_vl"
     languages: tuple[Language, ...] = (Language.ENGLISH, Language.CHINESE)
     profiles: tuple[TaskProfile, ...] = Field(min_length=1)
     #: the quantisation that the adapters and the figures were made with
@@ -254,7 +254,8 @@ def verify(folder: Path) -> Manifest:
         path = folder / relative
         if sha256_of(path) != expected:
             raise CheckpointInvalid(f"{path}: changed; its SHA-256 is not the manifest's")
-        _refuse_remote_code(path)
+        if path.suffix == ".json":
+            read_json(path)
     needed = [f"{BASE_FOLDER}/config.json", f"{BASE_FOLDER}/tokenizer.json"]
     for adapter in manifest.adapters:
         needed += [f"{ADAPTERS_FOLDER}/{adapter}/{name}" for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)]
@@ -300,14 +301,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _refuse_remote_code(path: Path) -> None:
-    if path.suffix != ".json":
-        return
-    if path.stat().st_size > _LONGEST_JSON_BYTES:
-        raise CheckpointInvalid(f"{path}: too long")
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of a checkpoint says; {} where it holds no object.
+
+    Raises CheckpointInvalid when it cannot be read, is too long or asks for code.
+    """
     try:
+        if path.stat().st_size > _LONGEST_JSON_BYTES:
+            raise CheckpointInvalid(f"{path}: too long")
         content = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise CheckpointInvalid(f"{path}: {exc.strerror or exc}") from exc
     except ValueError as exc:
         raise CheckpointInvalid(f"{path}: no JSON") from exc
-    if isinstance(content, dict) and ("auto_map" in content or content.get("trust_remote_code")):
+    if not isinstance(content, dict):
+        return {}
+    if "auto_map" in content or content.get("trust_remote_code"):
         raise CheckpointInvalid(f"{path}: asks for code (auto_map)")
+    return content

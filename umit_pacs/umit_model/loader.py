@@ -18,6 +18,7 @@ from umit_pacs.handoffs import ModelIdentity
 from umit_pacs.settings import ModelSettings
 from umit_pacs.umit_model.adapters import attach_adapters
 from umit_pacs.umit_model.checkpoint import BASE_FOLDER, Manifest, find_checkpoint, identity_sha256, verify
+from umit_pacs.umit_model.families import FAMILIES
 from umit_pacs.umit_model.processor import ImageTextProcessor, load_processor
 
 Quantisation = Literal["none", "int8", "nf4"]
@@ -127,8 +128,11 @@ def _load_network(
             bnb_4bit_compute_dtype=number_format,
             llm_int8_skip_modules=_NOT_QUANTISED,
         )
+    family = FAMILIES[manifest.base_family]
+    if not family.is_run_locally:
+        raise InvalidConfiguration(f"{folder}: {family.name} is served by a remote engine only (model.engine)")
     try:
-        network, loading = Qwen2VLForConditionalGeneration.from_pretrained(
+        network, loading = family.network_class.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,

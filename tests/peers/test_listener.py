@@ -20,6 +20,9 @@ def test_echo_is_answered_to_a_known_peer_only(tmp_path: Path) -> None:
     with running_receiver(tmp_path) as node:
         assert answers_echo(node.address)
         assert not answers_echo(node.address, calling_ae_title="STRANGER")
+        # echoscu ends with 0 also when it is cut off instead of answered.
+        verbose = run_dcmtk("echoscu", "-v", "-aet", "TESTER", "-aec", "UMIT", node.address.host, str(node.port))
+        assert "Received Echo Response (Success)" in verbose.stdout
         misnamed = PeerAddress(ae_title="OTHER", host=node.address.host, port=node.address.port)
         assert not answers_echo(misnamed)
 

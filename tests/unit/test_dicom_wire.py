@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pynetdicom import AllStoragePresentationContexts, _config, build_context
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dsutils import encode
+from pynetdicom.dsutils import decode, encode
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE, MaximumLengthNotification, SCP_SCU_RoleSelectionNegotiation
 
@@ -100,7 +100,7 @@ def test_no_bytes_make_a_request_fail_otherwise(content: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_make_a_command_set_fail_otherwise(content: bytes) -> None:
     try:
-        commands.read_command_field(content)
+        commands.read_request(content)
     except ProtocolViolation:
         return
 
@@ -112,7 +112,16 @@ def test_a_command_set_of_pynetdicom_is_understood() -> None:
     primitive.DataSet = BytesIO(b"\0\0")
     message = C_STORE_RQ()
     message.primitive_to_message(primitive)
-    assert commands.read_command_field(encode(message.command_set, True, True)) == 1
+    request = commands.read_request(encode(message.command_set, True, True))
+    assert request == commands.Command(
+        field=1, message_id=77, has_data_set=True, affected_sop_class_uid=CT, affected_sop_instance_uid="1.2.3.45"
+    )
+    response = decode(BytesIO(commands.store_response(request, 0xB000, "other_bytes")), True, True)
+    assert response.CommandField == 0x8001
+    assert (response.MessageIDBeingRespondedTo, response.CommandDataSetType) == (77, 0x0101)
+    assert (response.Status, response.ErrorComment) == (0xB000, "other_bytes")
+    assert (response.AffectedSOPClassUID, response.AffectedSOPInstanceUID) == (CT, "1.2.3.45")
+    assert response.CommandGroupLength == len(commands.store_response(request, 0xB000, "other_bytes")) - 12
 
 
 @given(st.binary(min_size=1, max_size=5000), st.integers(64, 4096))

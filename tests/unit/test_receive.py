@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import struct
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -29,8 +32,15 @@ from pydicom.uid import (
 )
 
 from tests.peer_programs import wait_until
-from tests.receive_fixtures import BareSender, RunningReceiver, ct_slice, loopback_peer, running_receiver
-from umit_pacs.dicom_network.pdus import p_data
+from tests.receive_fixtures import (
+    BareSender,
+    RunningReceiver,
+    ct_slice,
+    loopback_peer,
+    running_receiver,
+    store_command,
+)
+from umit_pacs.dicom_network.pdus import HEADER, p_data
 from umit_pacs.dicom_network.statuses import Status
 from umit_pacs.dicom_network.supported_classes import STORAGE_TRANSFER_SYNTAXES
 from umit_pacs.store import files as files_module
@@ -142,6 +152,48 @@ def test_what_is_not_supported_is_refused_in_the_negotiation(
         pdu_type, body = sender.associate((3, abstract_syntax, transfer_syntax), CONTEXT)
     assert pdu_type == 2
     assert context_results(body) == {3: result, 1: 0}
+
+
+def test_a_large_object_is_never_held_in_memory(tmp_path: Path) -> None:
+    """128 MiB arrive while the process grows by a fraction of it."""
+    image = ct_slice()
+    piece = b"\xfc" * 131060
+    head = data_set(image)[: -len(image.PixelData)]
+    pixels = len(piece) * 1024
+    content_head = head[:-4] + pixels.to_bytes(4, "little")
+    with running_receiver(tmp_path) as node, BareSender(node.port) as sender:
+        sender.associate(CONTEXT)
+        sender.send_command(1, CT, image.SOPInstanceUID)
+        before = psutil.Process().memory_info().rss
+        send_fragment(sender, content_head)
+        for number in range(1024):
+            send_fragment(sender, piece, is_last=number == 1023)
+        assert sender.read_status() == Status.SUCCESS
+        assert psutil.Process().memory_info().rss - before < 20 * 1024**2
+        (path,) = node.stored_files()
+        assert path.stat().st_size > pixels
+        node.wait_for_rows(1)
+        (row,) = instances_of_study(node.catalogue, image.StudyInstanceUID)
+        assert row.sha256 == hashlib.sha256(content_head + piece * 1024).hexdigest()
+
+
+def send_fragment(sender: BareSender, content: bytes, *, is_last: bool = False) -> None:
+    """One P-DATA-TF PDU with one fragment of a data set."""
+    sender.socket.sendall(HEADER.pack(4, len(content) + 6) + struct.pack(">LBB", len(content) + 2, 1, 2 * is_last))
+    sender.socket.sendall(content)
+
+
+def test_several_requests_in_one_pdu_are_all_answered(tmp_path: Path) -> None:
+    images = [ct_slice() for _ in range(3)]
+    fragments = b""
+    for image in images:
+        fragments += store_command(1, CT, image.SOPInstanceUID)[HEADER.size :]
+        fragments += p_data(1, data_set(image), is_command=False, maximum_pdu_bytes=0)[HEADER.size :]
+    with running_receiver(tmp_path) as node, BareSender(node.port) as sender:
+        sender.associate(CONTEXT)
+        sender.socket.sendall(HEADER.pack(4, len(fragments)) + fragments)
+        assert [sender.read_status() for _ in images] == [Status.SUCCESS] * 3
+        assert {path.stem for path in node.stored_files()} == {image.SOPInstanceUID for image in images}
 
 
 # --- again -------------------------------------------------------------------------------------------------------

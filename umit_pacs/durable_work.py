@@ -19,6 +19,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSConfig
@@ -39,6 +40,7 @@ ROUTINE_PRIORITY = 10
 POLLING_INTERVAL_S = 0.1
 
 _ACTIVE = ["ENQUEUED", "DELAYED", "PENDING"]
+_FINISHED = ["SUCCESS", "ERROR", "CANCELLED"]
 _DIED = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 
 
@@ -206,6 +208,15 @@ class WorkStarter:
     def put_away(self, workflow_id: str) -> None:
         """Take note of an abandoned workflow: it is not listed any more."""
         self._client.cancel_workflow(workflow_id)
+
+    def forget_finished(self, before: datetime, *, at_most: int = 1000) -> int:
+        """Delete the records of up to `at_most` workflows that were finished before this time; how many there were."""
+        found = self._client.list_workflows(
+            status=_FINISHED, completed_before=before.isoformat(), limit=at_most, load_input=False, load_output=False
+        )
+        if found:
+            self._client.delete_workflows([workflow.workflow_id for workflow in found])
+        return len(found)
 
     def in_hand(self, executor: str) -> tuple[str, ...]:
         """Ids of the workflows that `executor` is running, or was when it died."""

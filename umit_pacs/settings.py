@@ -6,6 +6,7 @@ administrator changes them while the node runs, so they live in the catalogue.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,6 +67,39 @@ class AssembleSettings(Section):
     )
 
 
+class RemoteSettings(Section):
+    """An inference server that speaks OpenAI's API; see deploy/vllm.md."""
+
+    url: str = Field(
+        "", description="Address up to /v1, e.g. https://gpu1.hospital:8000/v1; plain http to this machine only."
+    )
+    dialect: Literal["vllm", "sglang"] = Field("vllm", description="Which server it is, where they differ.")
+    api_key: str = Field(
+        "", pattern=r"^((env|file):.+)?$", description="Where the API key is: env:NAME or file:PATH; empty: none."
+    )
+    ca_file: Path | None = Field(
+        None, description="Certificate authority of the server's certificate instead of the system's."
+    )
+    connect_timeout_s: float = Field(10.0, gt=0, description="Longest wait for the connection.")
+    answer_timeout_s: float = Field(120.0, gt=0, description="Longest wait for one answer, from the request on.")
+    skip_input_check: bool = Field(
+        False, description="Ask although the checkpoint's check for unlike images cannot be made remotely."
+    )
+
+    def read_api_key(self) -> str:
+        """The key itself; "" for none. Raises InvalidConfiguration when it is not where `api_key` says."""
+        kind, _, where = self.api_key.partition(":")
+        if not kind:
+            return ""
+        try:
+            key = os.environ[where] if kind == "env" else Path(where).read_text(encoding="utf-8")
+        except (KeyError, OSError, UnicodeDecodeError) as exc:
+            raise InvalidConfiguration(f"model.remote.api_key: nothing can be read from {self.api_key}") from exc
+        if not key.strip().isascii() or not key.strip().isprintable() or not key.strip():
+            raise InvalidConfiguration(f"model.remote.api_key: {self.api_key} holds no key")
+        return key.strip()
+
+
 class ModelSettings(Section):
     """The checkpoint and how it runs."""
 
@@ -88,6 +122,8 @@ class ModelSettings(Section):
     decode_memory_bytes: int = Field(
         4 * 1024**3, ge=256 * 1024**2, description="Address space of the decoding process."
     )
+    engine: Literal["local", "remote"] = Field("local", description="Who answers: this process, or a server.")
+    remote: RemoteSettings = Field(RemoteSettings(), description="The server, where engine is remote.")
 
 
 class ComposeSettings(Section):
@@ -136,6 +172,9 @@ class ServeSettings(Section):
     )
     longest_restart_pause_s: float = Field(60.0, gt=0, description="The pause grows up to this.")
     lease_s: float = Field(60.0, gt=1, description="A worker silent for this long loses its work to another.")
+    keep_workflows_s: float = Field(
+        30 * 86400.0, gt=0, description="Records of finished durable work are deleted after this time; studies stay."
+    )
     log_format: Literal["json", "columns"] = Field("columns", description="json for machines, columns for people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe line that is written."

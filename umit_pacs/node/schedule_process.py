@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.connection import Connection
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 ASSEMBLE_INTERVAL_S = 0.5
 SWEEP_INTERVAL_S = 0.5
 TAKE_OVER_INTERVAL_S = 5.0
+RETENTION_INTERVAL_S = 600.0
 
 
 def run_schedule(settings: Settings, *, supervisor: Connection | None = None) -> None:
@@ -39,6 +41,7 @@ def run_schedule(settings: Settings, *, supervisor: Connection | None = None) ->
             lambda: assemble(tools, count): ASSEMBLE_INTERVAL_S,
             lambda: sweep(tools): SWEEP_INTERVAL_S,
             lambda: take_over_silent_workers(tools): TAKE_OVER_INTERVAL_S,
+            lambda: forget_finished_work(tools): RETENTION_INTERVAL_S,
         }
         for job in jobs:
             job()  # the first round in this thread: what is wrong ends the process before it says that it is ready
@@ -73,6 +76,13 @@ def take_over_silent_workers(tools: Tools) -> None:
     for worker in silent:
         remove_worker(tools.catalogue, worker)
         log.warning("worker_silent", extra={"worker": worker, "workflows": count})
+
+
+def forget_finished_work(tools: Tools) -> None:
+    """Delete the records of work that was finished long ago; what happened to a study stays in the catalogue."""
+    count = tools.starter.forget_finished(utc_now() - timedelta(seconds=tools.settings.serve.keep_workflows_s))
+    if count:
+        log.info("finished_work_forgotten", extra={"workflows": count})
 
 
 def peer_counts(catalogue: Catalogue, settings: Settings) -> CountInstances:

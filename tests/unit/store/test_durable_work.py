@@ -1,6 +1,7 @@
 """Durable work goes on where a killed process left it, on SQLite and PostgreSQL, with real processes."""
 
 import multiprocessing
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -20,6 +21,7 @@ from umit_pacs.durable_work import (
     prepare_workflow_database,
     take_over,
 )
+from umit_pacs.store.database import utc_now
 from umit_pacs.wake_ups import WakeUps
 
 
@@ -99,6 +101,32 @@ def test_finished_work_may_be_started_again_and_knows_its_attempt(starter, start
     assert starter.start(Stage.ANALYSE, "a", attempt=1)
     wait_until(lambda: not starter.under_way(), what="the second ended")
     assert lines(tmp_path, "started") == ["a 0", "a 1"]
+
+
+def test_finished_work_is_forgotten_after_its_time_and_may_then_be_started_again(starter, start_worker, tmp_path):
+    begun = utc_now()
+    for name in ("a", "b"):
+        starter.start(Stage.ANALYSE, name)
+    start_worker()
+    wait_until(lambda: not starter.under_way(), what="both ended")
+    starter.start(Stage.RETURN, "a")  # nobody runs it
+    assert starter.forget_finished(begun) == 0
+    assert starter.forget_finished(utc_now() + timedelta(seconds=1), at_most=1) == 1
+    assert starter.forget_finished(utc_now() + timedelta(seconds=1)) == 1
+    assert starter.forget_finished(utc_now() + timedelta(seconds=1)) == 0
+    assert starter.under_way() == {StageOfStudy(Stage.RETURN, "a")}
+    assert starter.start(Stage.ANALYSE, "a")
+    wait_until(lambda: lines(tmp_path, "ended").count("a") == 2, what="it ran again")
+
+
+def test_new_work_never_takes_the_name_of_work_still_on_record(starter, start_worker, tmp_path):
+    start_worker()
+    for number in range(2):
+        starter.start(Stage.ANALYSE, "a", attempt=number)
+        wait_until(lambda: not starter.under_way(), what="it ended")
+    assert starter.forget_finished(utc_now() + timedelta(seconds=1), at_most=1) == 1
+    assert starter.start(Stage.ANALYSE, "a", attempt=2)
+    wait_until(lambda: lines(tmp_path, "ended") == ["a", "a", "a"], what="it ran")
 
 
 def test_a_killed_process_goes_on_at_its_last_step(starter, start_worker, tmp_path):

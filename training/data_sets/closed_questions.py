@@ -25,12 +25,13 @@ _CHINESE_PAIRS = (
     ("正常", "不正常", ("正常",), ("不正常", "异常")),
     ("能", "不能", ("能", "可以"), ("不能", "不可以")),
 )
-_ALTERNATIVES = {
-    Language.ENGLISH: re.compile(
-        r"(?:^|[\s,:(])([\w-]+(?: [\w-]+)?)(?:,)? or (?:the |a |an )?([\w-]+(?: [\w-]+)?)\s*\)?\s*\?*$", re.IGNORECASE
-    ),
-    Language.CHINESE: re.compile(r"(\w{1,6}?)(?:还是|或者|或)(\w{1,6}?)(?:[?？]|$|哪|更|较|中)"),
-}
+_ENGLISH_OR = re.compile(
+    r"(?:^|[\s,:(])([\w-]+(?: [\w-]+)?)(?:,)? or (?:the |a |an )?([\w-]+(?: [\w-]+)?)\s*\)?\s*\?*$", re.IGNORECASE
+)
+_ARTICLE = re.compile(r"^(?:the|an|a) ", re.IGNORECASE)
+_CHINESE_OR = re.compile(r"(\w+?)(?:还是|或者|或)(\w{1,6}?)(?:[?？]|$|哪|更|较|中)")
+#: what may stand before the first of two Chinese alternatives, which are not divided from it by a blank
+_CHINESE_BORDER = frozenset("在是为于有")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,17 +50,36 @@ def closed_question(question: str, answer: str, language: Language) -> ClosedQue
         for positive, negative, agreeing, denying in _CHINESE_PAIRS:
             if plain in agreeing or plain in denying:
                 return ClosedQuestion(options=(positive, negative), right_option=0 if plain in agreeing else 1)
-    return _named(question, plain, language)
+        return _named(_chinese_alternatives(question), plain)
+    return _named(_english_alternatives(question), plain)
 
 
-def _named(question: str, plain: str, language: Language) -> ClosedQuestion | None:
-    for found in _ALTERNATIVES[language].finditer(question.strip()):
-        first, second = found[1].strip(), found[2].strip()
-        for candidates in ((first, second), (first.split()[-1], second.split()[0])):
-            named = [option.casefold() for option in candidates]
-            if plain in named and named[0] != named[1]:
-                return ClosedQuestion(options=candidates, right_option=named.index(plain))
+def _named(alternatives: list[tuple[str, str]], plain: str) -> ClosedQuestion | None:
+    for options in alternatives:
+        named = [option.casefold() for option in options]
+        if plain in named and named[0] != named[1]:
+            return ClosedQuestion(options=options, right_option=named.index(plain))
     return None
+
+
+def _english_alternatives(question: str) -> list[tuple[str, str]]:
+    """Both as they stand, then as the single words beside the `or`: "the left or right side"."""
+    found = _ENGLISH_OR.search(question.strip())
+    if found is None:
+        return []
+    first, second = _ARTICLE.sub("", found[1]), found[2]
+    return [(first, second), (first.split()[-1], second.split()[0])]
+
+
+def _chinese_alternatives(question: str) -> list[tuple[str, str]]:
+    """The first as long as the second, if it begins the clause or stands after a word like 在."""
+    found = _CHINESE_OR.search(question.strip())
+    if found is None:
+        return []
+    before, second = found[1], found[2]
+    first = before[-len(second) :]
+    rest = before[: -len(second)]
+    return [(first, second)] if not rest or rest[-1] in _CHINESE_BORDER else []
 
 
 def vqa_sample(question: str, answer: str, language: Language, **known: Any) -> Sample:

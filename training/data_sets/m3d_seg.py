@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from training.data_sets.m3d_volumes import volume_path, volume_source
-from training.data_sets.pixel_files import below, stored_array
+from training.data_sets.pixel_files import below, stored_array, stored_mask
 from training.data_sets.reading import (
     DataSet,
     Found,
@@ -157,7 +157,7 @@ def _shape_in_name(name: str) -> tuple[int, int, int, int]:
 
 
 def _dense_box(path: Path, names: list[str], extent: tuple[int, int, int]) -> dict[str, Box]:
-    mask = stored_array(path)
+    mask = stored_mask(path)
     if mask.shape[::-1] != extent:
         raise RowUnusable("shape_contradicts_image", f"a mask {mask.shape[::-1]} of an image {extent}")
     index = path.stem.removeprefix("mask_")

@@ -41,6 +41,18 @@ def stored_array(path: Path) -> NDArray[np.generic]:
         raise RowUnusable(exc.reason, exc.detail) from exc
 
 
+def stored_mask(path: Path) -> NDArray[np.bool_]:
+    """(D, H, W) of an `.npy` mask, (1, D, H, W) included. Raises RowUnusable when it holds none."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as exc:
+        raise RowUnusable("unreadable_array", path.name) from exc
+    values = values[0] if values.ndim == 4 and len(values) == 1 else values
+    if values.ndim != 3 or values.dtype.kind not in "buif":
+        raise RowUnusable("unreadable_array", f"{path.name}: {values.dtype} of shape {values.shape} is no mask")
+    return np.asarray(values != 0)
+
+
 def as_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Display grey of an array that is scaled to 0..1, as M3D publishes its volumes; bytes stay as they are."""
     if values.dtype == np.uint8:

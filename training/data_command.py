@@ -98,15 +98,20 @@ def convert_command(
     as_objects: Annotated[
         bool, typer.Option("--objects", help="Boxes as ms-swift's objects instead of literal text.")
     ] = False,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="Leave out of train what shares a patient or picture with test.")
+    ] = False,
     strict: Strict = False,
 ) -> None:
     """Write the data set as our JSONL with its pixels beside it."""
     data_set = _data_set(key)
     layouts = tuple(_layout(name) for name in layout or ())
     with _progress(False, "counting") as step:
-        total = len([step() for _ in data_set.read(folder)])
+        first = tally(data_set, folder, on_found=step)
+    total = first.total + len(first.problems)
     with _progress(False, "writing", total) as step:
-        counted = convert(data_set, folder, out, layouts, as_objects=as_objects, on_found=step)
+        held_back = first.splits if separate else None
+        counted = convert(data_set, folder, out, layouts, as_objects=as_objects, held_back=held_back, on_found=step)
     _print_problems(counted.problems, most=_SHOWN)
     _print_total(counted)
     console.print(f"Written to {out}. Licence of {data_set.title}: {data_set.licence}.", markup=False)
@@ -191,6 +196,8 @@ def _print_counts(counted: Tally) -> None:
 
 def _print_total(counted: Tally) -> None:
     console.print(f"{counted.total} samples, {counted.skipped} rows skipped.", markup=False)
+    for splits, count in sorted(counted.divided.items()):
+        console.print(f"{count} groups (patients, articles or pictures) stand in {splits.replace(' ', ' and ')}.")
 
 
 def _print_json(value: Any) -> None:

@@ -27,7 +27,7 @@ from training.data_sets.reading import DataSet, Found, Pixels, Problem, Row, Row
 from umit_pacs.errors import SampleInvalid, StudyUnusable
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe
 from umit_pacs.pixels.stored_pictures import displayed, read_stack
-from umit_pacs.umit_model.samples import SPLITS, Sample, to_line, verify
+from umit_pacs.umit_model.samples import SPLITS, Sample, Split, to_line, verify
 from umit_pacs.umit_model.swift_layouts import Layout, to_swift
 
 SUMMARY_FILE = "data_set.json"
@@ -44,6 +44,8 @@ class Tally:
     #: (split, modality) -> samples
     modalities: Counter[tuple[str, str]] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
+    #: group -> splits in which it stands
+    splits: dict[str, set[Split]] = field(default_factory=dict)
     _studies: set[str] = field(default_factory=set)
 
     @property
@@ -56,6 +58,11 @@ class Tally:
         """Samples that were kept."""
         return self.samples.total()
 
+    @property
+    def divided(self) -> Counter[str]:
+        """How many groups (patients, articles, images) stand in more than one split, by these splits."""
+        return Counter(" ".join(sorted(splits)) for splits in self.splits.values() if len(splits) > 1)
+
     def count(self, found: Found) -> None:
         if isinstance(found, Problem):
             self.problems.append(found)
@@ -63,6 +70,8 @@ class Tally:
         sample = found.sample
         self.samples[sample.split, sample.task.value, sample.language.value] += 1
         self.modalities[sample.split, sample.modality] += 1
+        if sample.group:
+            self.splits.setdefault(sample.group, set()).add(sample.split)
         study = sample.study or sample.id
         if sample.extent and study not in self._studies:
             self._studies.add(study)
@@ -90,6 +99,21 @@ def _verified(row: Row) -> Found:
     return row
 
 
+def separated(found: Iterable[Found], splits: dict[str, set[Split]]) -> Iterator[Found]:
+    """Leave out what shares its group with a split that is held back: of test nothing, of train the most.
+
+    splits: as `Tally.splits` of the same data set.
+    """
+    for one in found:
+        if isinstance(one, Row):
+            sample = one.sample
+            last = max(splits.get(sample.group, {sample.split}), key=SPLITS.index)
+            if last != sample.split:
+                yield Problem(where=one.where, reason="group_in_two_splits", detail=f"{sample.group} is in {last} too")
+                continue
+        yield one
+
+
 def tally(data_set: DataSet, root: Path, *, on_found: Callable[[], None] = lambda: None) -> Tally:
     """Read everything but the pixels, and count."""
     counted = Tally()
@@ -109,9 +133,12 @@ def convert(
     layouts: tuple[Layout, ...] = (),
     *,
     as_objects: bool = False,
+    held_back: dict[str, set[Split]] | None = None,
     on_found: Callable[[], None] = lambda: None,
 ) -> Tally:
     """Write samples and pixels below `target`; a row whose pixels cannot be drawn is a problem too.
+
+    held_back: as `separated` takes it; None leaves the splits as they are.
 
     Pixels that are there already are kept, so a conversion that was broken off goes on where it was.
     """
@@ -119,7 +146,7 @@ def convert(
     counted = Tally()
     with ExitStack() as stack:
         writer = _Writer(target, layouts, stack, as_objects=as_objects)
-        for found in examined(data_set.read(root)):
+        for found in separated(examined(data_set.read(root)), held_back or {}):
             written = found if isinstance(found, Problem) else writer.write(found)
             counted.count(written)
             on_found()
@@ -232,5 +259,6 @@ def figures(counted: Tally) -> dict[str, Any]:
         "sizes": {" ".join(key): count for key, count in counted.sizes.most_common(50)},
         "total": counted.total,
         "skipped": counted.skipped,
+        "divided_groups": dict(sorted(counted.divided.items())),
         "problems": dict(sorted(reasons.items())),
     }

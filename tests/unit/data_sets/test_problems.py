@@ -410,6 +410,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200"})
 
 
+@pytest.mark.xdist_group("training")  # whose tests load everything that the import takes
 def test_the_command_is_one_of_pythons_m_training():
     from training.command_line import app as training
 
@@ -448,6 +449,19 @@ def test_convert_writes_both_layouts_and_reads_them_again(tmp_path):
     rows = tally(FORMS["swift"], out)
     assert (samples.total, rows.total, rows.problems) == (2, 4, [])
     assert json.loads(run("stats", "samples", out, "--json").stdout)["sizes"] == {"train 64x64": 2}
+
+
+def test_what_stands_in_two_splits_is_counted_and_left_out_of_train_when_asked(tmp_path):
+    root, out = tmp_path / "published", tmp_path / "out"
+    published.vqa_rad(root)
+    # As in the real one: a picture of the test set is asked about in train too.
+    edit_json(root / "VQA_RAD Dataset Public.json", lambda rows: rows[2].update(image_name="synpic3.jpg"))
+    assert json.loads(run("check", "vqa_rad", root, "--json").stdout)["divided_groups"] == {"test train": 1}
+    assert "1 groups (patients, articles or pictures) stand in test and train." in run("check", "vqa_rad", root).output
+    done = run("convert", "vqa_rad", root, out, "--separate")
+    assert "VQA_RAD Dataset Public.json:3: linked b is in test too" in done.output
+    counted = tally(FORMS["samples"], out)
+    assert (counted.total, counted.divided) == (4, {})
 
 
 def test_stats_count_per_split_task_language_and_size(tmp_path):

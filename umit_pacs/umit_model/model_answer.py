@@ -34,6 +34,8 @@ class ModelAnswer:
     abstention: Abstention | None = None
     text: str = ""
     option_index: int | None = None
+    #: calibrated probability of every option, which sum to 1; () where the answer is no option's own text
+    option_probabilities: tuple[float, ...] = ()
     regions: tuple[ModelRegion, ...] = ()
     #: calibrated probability that the answer holds
     confidence: float | None = None

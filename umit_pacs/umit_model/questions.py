@@ -156,6 +156,7 @@ def _read_closed(blank: ModelAnswer, question: Question, generated: GeneratedAns
     return replace(
         blank,
         option_index=read.index,
+        option_probabilities=() if scores is None else tuple(map(float, scores)),
         confidence=None if scores is None else float(scores[read.index]),
         repairs=(*blank.repairs, *read.repairs),
     )

@@ -26,7 +26,7 @@ def interval(
     studies: Sequence[str],
     statistic: Callable[[NDArray[np.intp]], float],
     *,
-    is_share: bool = False,
+    is_distance: bool = False,
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> Interval:
@@ -34,25 +34,49 @@ def interval(
 
     studies: (N,) the study of each row. statistic: its value for some rows, given as indices that may come more than
     once; NaN where it has none (no positive, say), and such draws are left out.
-    is_share: where every row is right, or every row wrong, drawing again says nothing; the exact (Clopper-Pearson)
-    limit for that many studies stands in, so that 0 of 20 is not taken for never.
+    is_distance: it is made of absolute values, like the calibration error, and therefore grows by drawing again; the
+    draws are moved so that their mean is the value, and cut off at 0.
     No interval is given for fewer than two studies, or when most draws have no value.
     """
     rows = _rows_by_study(studies)
     value = float(statistic(np.arange(len(studies))))
     if len(rows) < 2 or math.isnan(value):
         return Interval(value=value, low=None, high=None)
-    if is_share and value in (0.0, 1.0):
-        reach = (_TAIL_PERCENT / 100) ** (1 / len(rows))
-        return Interval(value=value, low=reach if value else 0.0, high=1.0 if value else 1 - reach)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(rows), size=(replicates, len(rows)))
+    drawn = np.random.default_rng(seed).integers(len(rows), size=(replicates, len(rows)))
     values = np.array([statistic(np.concatenate([rows[study] for study in draw])) for draw in drawn])
-    values = values[~np.isnan(values)]
-    if len(values) < replicates / 2:
+    if is_distance:
+        values = np.maximum(values - np.nanmean(values) + value, 0.0)
+    return _percentiles(value, values)
+
+
+def ratio_interval(
+    studies: Sequence[str],
+    numerators: NDArray[np.float64],
+    denominators: NDArray[np.float64],
+    *,
+    is_share: bool = False,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> Interval:
+    """As `interval`, for a sum over a sum: means, shares, F1; (N,) both.
+
+    is_share: where every row is right, or every row wrong, drawing again says nothing; the exact (Clopper-Pearson)
+    limit for that many studies stands in, so that 0 of 20 is not taken for never.
+    """
+    rows = _rows_by_study(studies)
+    sums = np.array([(numerators[own].sum(), denominators[own].sum()) for own in rows]).reshape(-1, 2)
+    sums = sums[sums[:, 1] > 0]
+    if not len(sums):
+        return Interval(value=math.nan, low=None, high=None)
+    value = float(sums[:, 0].sum() / sums[:, 1].sum())
+    if len(sums) < 2:
         return Interval(value=value, low=None, high=None)
-    low, high = np.percentile(values, [_TAIL_PERCENT, 100 - _TAIL_PERCENT])
-    return Interval(value=value, low=float(low), high=float(high))
+    if is_share and value in (0.0, 1.0):
+        reach = (_TAIL_PERCENT / 100) ** (1 / len(sums))
+        return Interval(value=value, low=reach if value else 0.0, high=1.0 if value else 1 - reach)
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(replicates, len(sums)))
+    totals = sums[drawn].sum(axis=1)  # (replicates, 2)
+    return _percentiles(value, totals[:, 0] / totals[:, 1])
 
 
 def mean_interval(
@@ -60,7 +84,15 @@ def mean_interval(
 ) -> Interval:
     """The mean of all rows with its interval."""
     array = np.asarray(values, dtype=np.float64)
-    return interval(studies, lambda rows: float(array[rows].mean()), is_share=is_share, seed=seed)
+    return ratio_interval(studies, array, np.ones_like(array), is_share=is_share, seed=seed)
+
+
+def _percentiles(value: float, drawn: NDArray[np.float64]) -> Interval:
+    known = drawn[~np.isnan(drawn)]
+    if len(known) < len(drawn) / 2:
+        return Interval(value=value, low=None, high=None)
+    low, high = np.percentile(known, [_TAIL_PERCENT, 100 - _TAIL_PERCENT])
+    return Interval(value=value, low=float(low), high=float(high))
 
 
 def _rows_by_study(studies: Sequence[str]) -> list[NDArray[np.intp]]:

@@ -13,11 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
+from typing import Any
 
 from umit_pacs.handoffs import Language
 from umit_pacs.vocabulary import Presence, Side, SRTemplate
 
 _SENTENCE_END = re.compile(r"[。！？；!;\n]|\.(?=\s|$)|\?(?=\s)")
+_DEFAULT_DOMAIN = "chest"
+_SIDES: tuple[Side, ...] = ("left", "right", "both")
 #: what joins two side words into one statement about both
 _JOINED = re.compile(r"^\s*(and|/|,|、|及|和|与|\s)*\s*$", re.IGNORECASE)
 
@@ -69,11 +72,12 @@ def phrase_table(language: Language, template: SRTemplate | None = None) -> Phra
     """The table of a language; the names of `template`'s findings are phrases too."""
     names = {key: term.names[language] for key, term in template.findings.items()} if template else {}
     has_side = {key: term.has_side for key, term in template.findings.items()} if template else {}
-    return _compiled(language, tuple(names.items()), tuple(has_side.items()))
+    key = template.key if template is not None else ""
+    return _compiled(language, key, tuple(names.items()), tuple(has_side.items()))
 
 
 def read_findings(text: str, language: Language, template: SRTemplate | None = None) -> dict[str, Stated]:
-    """What `text` states about each finding of the table that it mentions.
+    """What `text` states about each finding of the table that it mentions; what is absent has no side.
 
     Several statements about one finding become one: present before uncertain before absent, sides together.
     """
@@ -94,12 +98,13 @@ def _clauses(sentence: str, table: PhraseTable) -> list[str]:
 def _read_clause(clause: str, table: PhraseTable) -> Iterable[tuple[str, Stated]]:
     mentions = _mentions(clause, table)
     for index, mention in enumerate(mentions):
+        presence = _presence(clause, mention, table)
         side: Side = "none"
-        if mention.finding.has_side:
+        if mention.finding.has_side and presence != "absent":
             before = mentions[index - 1].end if index else 0
             after = mentions[index + 1].start if index + 1 < len(mentions) else len(clause)
             side = _side(clause, before, mention, after, table)
-        yield mention.finding.key, Stated(presence=_presence(clause, mention, table), side=side)
+        yield mention.finding.key, Stated(presence=presence, side=side)
 
 
 def _mentions(clause: str, table: PhraseTable) -> list[_Mention]:
@@ -165,40 +170,40 @@ def _together(one: Stated, other: Stated) -> Stated:
 
 
 @cache
-def _table_text() -> dict[str, dict[str, dict[str, object]]]:
+def _table_text() -> dict[str, dict[str, Any]]:
     path = resources.files("umit_pacs.evaluation") / "finding_phrases.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
+def _entries(template_key: str) -> dict[str, dict[str, Any]]:
+    """The table's findings of the domain that the template belongs to."""
+    table = _table_text()
+    domain = next((name for name, keys in table["domains"].items() if template_key in keys), _DEFAULT_DOMAIN)
+    return {key: entry for key, entry in table["findings"].items() if entry.get("domain", _DEFAULT_DOMAIN) == domain}
+
+
 @lru_cache(maxsize=64)
 def _compiled(
-    language: Language, names: tuple[tuple[str, str], ...], has_side: tuple[tuple[str, bool], ...]
+    language: Language, template_key: str, names: tuple[tuple[str, str], ...], has_side: tuple[tuple[str, bool], ...]
 ) -> PhraseTable:
-    table = _table_text()
-    cues, findings, code = table["cues"][language.value], table["findings"], language.value
-    own_names, own_sides = dict(names), dict(has_side)
-    compiled = []
-    for key in dict.fromkeys([*findings, *own_names]):
-        entry = findings.get(key, {})
-        phrases = [*_texts(entry.get(code, ())), *([re.escape(own_names[key])] if key in own_names else [])]
-        absent = _texts(entry.get(f"absent_{code}", ()))
-        compiled.append(
+    table, code = _table_text(), language.value
+    entries, own_names, own_sides = _entries(template_key), dict(names), dict(has_side)
+    findings = []
+    for key in dict.fromkeys([*entries, *own_names]):
+        entry = entries.get(key, {})
+        phrases = [*entry.get(code, ()), *([re.escape(own_names[key])] if key in own_names else [])]
+        absent = entry.get(f"absent_{code}", ())
+        findings.append(
             _Finding(
                 key=key,
-                has_side=own_sides.get(key, bool(entry.get("has_side", True))),
+                has_side=own_sides.get(key, entry.get("has_side", True)),
                 phrases=_any_of(phrases),
                 absent=_any_of(absent) if absent else None,
             )
         )
-    patterns = {name: _any_of(_texts(cues[name])) for name in cues}
-    sides: dict[Side, re.Pattern[str]] = {
-        side: _any_of([str(table["sides"][code][side])]) for side in ("left", "right", "both")
-    }
-    return PhraseTable(findings=tuple(compiled), sides=sides, **patterns)
-
-
-def _texts(values: object) -> list[str]:
-    return [str(value) for value in values] if isinstance(values, list | tuple) else []
+    patterns = {name: _any_of(cues) for name, cues in table["cues"][code].items()}
+    sides = {side: _any_of([table["sides"][code][side]]) for side in _SIDES}
+    return PhraseTable(findings=tuple(findings), sides=sides, **patterns)
 
 
 def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:

@@ -38,10 +38,9 @@ def roc_curve(
     )
 
 
-def confusion(wanted: list[str], said: list[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """(names, counts): counts[i, j] times name i was right and name j was said; names in order of first use."""
-    names = list(dict.fromkeys([*wanted, *said]))
+def confusion(wanted: list[str], said: list[str], names: list[str]) -> NDArray[np.int64]:
+    """counts[i, j]: how often names[i] was right and names[j] was said."""
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
     for right, answer in zip(wanted, said, strict=True):
         counts[names.index(right), names.index(answer)] += 1
-    return names, counts
+    return counts

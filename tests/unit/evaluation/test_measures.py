@@ -43,8 +43,7 @@ def test_the_auc_is_that_of_mann_and_whitney_ties_included(pairs):
 
 
 def test_confusions_are_counted_by_what_was_right_and_what_was_said():
-    names, counts = confusion(["a", "a", "b"], ["a", "b", "c"])
-    assert names == ["a", "b", "c"]
+    counts = confusion(["a", "a", "b"], ["a", "b", "c"], ["a", "b", "c"])
     assert counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
@@ -192,6 +191,22 @@ def test_no_error_among_few_studies_is_not_taken_for_never():
     assert (none.low, none.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 20)))
     every = mean_interval([str(n) for n in range(20)], [1.0] * 20, is_share=True)
     assert (every.low, every.high) == (pytest.approx(0.025 ** (1 / 20)), 1.0)
+
+
+def test_the_interval_of_a_calibration_error_holds_the_error():
+    rng = np.random.default_rng(2)
+    confidence = rng.uniform(0.5, 1.0, 60)
+    is_right = rng.random(60) < confidence
+    studies = [str(n) for n in range(60)]
+
+    def error(rows):
+        return expected_calibration_error(confidence[rows], is_right[rows])
+
+    plain, moved = interval(studies, error), interval(studies, error, is_distance=True)
+    assert (plain.low + plain.high) / 2 > plain.value + 0.02, "drawing again adds spread, and distances grow with it"
+    assert moved.low < plain.low
+    assert moved.low < moved.value < moved.high < plain.high
+    assert moved.high - moved.low == pytest.approx(plain.high - plain.low, rel=0.2)
 
 
 def test_where_there_is_no_spread_to_draw_from_there_is_no_interval():

@@ -47,7 +47,7 @@ READINGS = [
     ),
     ("The heart is not enlarged.", "cardiomegaly absent"),
     ("Heart size is normal. The lungs are clear.", "cardiomegaly absent"),
-    ("Right apical pneumothorax has resolved.", "pneumothorax absent right"),
+    ("Right apical pneumothorax has resolved.", "pneumothorax absent"),
     ("A left lower lobe consolidation cannot be excluded.", "consolidation uncertain left"),
     ("Cardiomegaly with no evidence of pulmonary edema.", "cardiomegaly present, oedema absent"),
     ("Left and right pleural effusions, unchanged.", "pleural_effusion present both"),
@@ -66,12 +66,12 @@ READINGS = [
     ("未见气胸及胸腔积液。", "pneumothorax absent, pleural_effusion absent"),
     ("左侧胸腔少量积液，未见气胸。", "pleural_effusion present left, pneumothorax absent"),
     ("双侧胸腔积液，右肺下叶实变。", "pleural_effusion present both, consolidation present right"),
-    ("心影不大，双肺未见明显实变影。", "cardiomegaly absent, consolidation absent both"),
+    ("心影不大，双肺未见明显实变影。", "cardiomegaly absent, consolidation absent"),
     ("左肺结节可能。", "nodule uncertain left"),
     ("右肺中叶肿块，肺癌待排。", "nodule present right"),
     ("心影未见增大。", "cardiomegaly absent"),
-    ("右侧气胸已吸收。", "pneumothorax absent right"),
-    ("双侧肋膈角锐利。", "pleural_effusion absent both"),
+    ("右侧气胸已吸收。", "pneumothorax absent"),
+    ("双侧肋膈角锐利。", "pleural_effusion absent"),
     ("右侧胸腔积液较前无明显变化。", "pleural_effusion present right"),
     ("左右两侧胸腔积液。", "pleural_effusion present both"),
     ("不能排除左侧气胸。", "pneumothorax uncertain left"),
@@ -87,6 +87,14 @@ def test_reports_in_other_words_are_read(text, expected):
         " ".join([key, said.presence, *([said.side] if said.side != "none" else [])]) for key, said in read.items()
     ]
     assert ", ".join(found) == expected
+
+
+def test_the_same_word_is_another_finding_in_another_region():
+    said = Stated(presence="present", side="left")
+    assert read_findings("There is a left mass.", Language.ENGLISH, CHEST) == {"nodule": said}
+    assert read_findings("There is a left mass.", Language.ENGLISH, load_templates().by_key("brain_mr")) == {
+        "mass": said
+    }
 
 
 @pytest.mark.parametrize("language", list(Language))

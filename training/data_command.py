@@ -104,18 +104,38 @@ def convert_command(
     strict: Strict = False,
 ) -> None:
     """Write the data set as our JSONL with its pixels beside it."""
-    data_set = _data_set(key)
-    layouts = tuple(_layout(name) for name in layout or ())
-    with _progress(False, "counting") as step:
-        first = tally(data_set, folder, on_found=step)
-    total = first.total + len(first.problems)
-    with _progress(False, "writing", total) as step:
-        held_back = first.splits if separate else None
-        counted = convert(data_set, folder, out, layouts, as_objects=as_objects, held_back=held_back, on_found=step)
+    counted = convert_with_progress(
+        _data_set(key), folder, out, layout or [], as_objects=as_objects, is_separated=separate
+    )
+    _leave(counted, strict=strict)
+
+
+def convert_with_progress(
+    data_set: DataSet,
+    folder: Path,
+    out: Path,
+    layouts: list[str],
+    *,
+    as_objects: bool = False,
+    is_separated: bool = False,
+    is_counted: bool = True,
+) -> Tally:
+    """Count first, so that the bar knows the time left; then write, and say what was found.
+
+    is_counted: False where counting costs as much as writing.
+    """
+    wanted = tuple(_layout(name) for name in layouts)
+    first = Tally()
+    if is_counted:
+        with _progress(False, "counting") as step:
+            first = tally(data_set, folder, on_found=step)
+    with _progress(False, "writing", first.total + len(first.problems) or None) as step:
+        held_back = first.splits if is_separated else None
+        counted = convert(data_set, folder, out, wanted, as_objects=as_objects, held_back=held_back, on_found=step)
     _print_problems(counted.problems, most=_SHOWN)
     _print_total(counted)
     console.print(f"Written to {out}. Licence of {data_set.title}: {data_set.licence}.", markup=False)
-    _leave(counted, strict=strict)
+    return counted
 
 
 @app.command()

@@ -32,6 +32,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,11 @@ from pydicom.uid import generate_uid
 from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, StageOfStudy, WorkStarter, parsed
 from umit_pacs.errors import LeaseLost, RetryLater, UmitPacsError
 from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority, RoutingDecision, TaskOrder
+from umit_pacs.pixels.remembered_headers import RememberedHeaders
 from umit_pacs.routing.rules_text import parse_rules
 from umit_pacs.settings import Settings
 from umit_pacs.states import DeliveryState, InputSetState
-from umit_pacs.steps.assemble import CountInstances, assemble_due
+from umit_pacs.steps.assemble import CountInstances, assemble_due, next_due
 from umit_pacs.steps.compose import compose
 from umit_pacs.steps.confirm import Confirmer, confirm
 from umit_pacs.steps.deliver import deliver
@@ -91,6 +93,8 @@ class Tools:
     #: the name that this process holds leases under.
     worker: str
     templates: TemplateLibrary
+    #: what assemble and route have read of a study, once for both.
+    headers: RememberedHeaders = field(default_factory=RememberedHeaders)
     #: the engine for a checkpoint by name, "" for the configured one; only in a work process.
     engine_for: Callable[[str], Engine] | None = None
     #: called when a study is taken in hand and, with what it returns, when it is put down again.
@@ -122,17 +126,19 @@ def _tools() -> Tools:
 # --- assemble, in the schedule process -----------------------------------------------------------------------------
 
 
-def assemble(tools: Tools, count_instances: CountInstances) -> None:
-    """Make the input sets that are due, and have them routed."""
+def assemble(tools: Tools, count_instances: CountInstances) -> datetime | None:
+    """Make the input sets that are due, and have them routed; returns when the next may be due, None for none."""
     made = assemble_due(
         tools.catalogue,
         tools.settings.assemble,
         now=utc_now(),
         count_instances=count_instances,
         files=tools.files,
+        read=tools.headers.read,
     )
     for input_set in made:
         tools.starter.start(Stage.ROUTE, input_set.input_set_id)
+    return next_due(tools.catalogue, tools.settings.assemble, now=utc_now())
 
 
 # --- route, in the schedule process --------------------------------------------------------------------------------
@@ -155,7 +161,7 @@ def decide_by_rules(input_set_id: str) -> None:
     version, text = (published.version, published.text) if published is not None else (0, "")
     rules = parse_rules(text, source=f"rules version {version}")
     input_set = studies.input_set(tools.catalogue, input_set_id)
-    decision = route(input_set, rules, version, tools.files, tools.templates)
+    decision = route(input_set, rules, version, tools.files, tools.templates, tools.headers.read)
     decision = results.record_decision(tools.catalogue, name_destinations(tools.catalogue, decision, input_set))
     if decision.orders:
         change_state(tools.catalogue, input_set_id, InputSetState.ROUTED, reason=decision.rule or "")

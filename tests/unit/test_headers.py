@@ -18,6 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from tests.phantoms import chest_like_ct, chinese_study, german_study, write_ct_series
 from umit_pacs.errors import UndecodablePixels
 from umit_pacs.pixels.headers import MAXIMUM_DEPTH, read_header
+from umit_pacs.pixels.remembered_headers import MAXIMUM_HEADER_BYTES, RememberedHeaders
 from umit_pacs.pixels.stacks import classify_series
 
 PLANE = chest_like_ct(slices=3, edge=16)[1:2]
@@ -192,3 +193,28 @@ def test_a_damaged_header_is_a_header_or_a_reason(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         reasons.add(outcome(path))
     assert reasons <= {"", "unreadable_header", "nested_too_deep", "header_too_large"}
+
+
+def test_a_header_is_read_once_and_the_longest_unused_is_forgotten_first(tmp_path):
+    paths = [ct_slice(tmp_path / str(number)) for number in range(3)]
+    headers = RememberedHeaders(maximum=2)
+    first, second = headers.read(paths[0]), headers.read(paths[1])
+    assert first == read_header(paths[0])
+    assert headers.read(paths[0]) is first
+    headers.read(paths[2])
+    assert headers.read(paths[0]) is first
+    assert headers.read(paths[1]) is not second
+    assert len(headers) == 2
+
+
+def test_long_headers_and_unreadable_ones_are_not_remembered(tmp_path):
+    path = ct_slice(tmp_path)
+    dataset = pydicom.dcmread(path)
+    dataset.TextValue = "x" * MAXIMUM_HEADER_BYTES
+    dataset.save_as(path)
+    headers = RememberedHeaders()
+    assert headers.read(path) == read_header(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(UndecodablePixels):
+        headers.read(path)
+    assert len(headers) == 0

@@ -30,6 +30,9 @@ SWEEP_INTERVAL_S = 0.5
 TAKE_OVER_INTERVAL_S = 5.0
 RETENTION_INTERVAL_S = 600.0
 
+#: APScheduler's name for the round of assembling.
+ASSEMBLE_JOB = "assemble"
+
 
 def run_schedule(settings: Settings, *, supervisor: Connection | None = None) -> None:
     """Run the clock until told to stop."""
@@ -38,21 +41,31 @@ def run_schedule(settings: Settings, *, supervisor: Connection | None = None) ->
         seed_rules(tools.catalogue, settings.store.folder)
         count = peer_counts(tools.catalogue, settings)
         jobs: dict[Callable[[], None], float] = {
-            lambda: assemble(tools, count): ASSEMBLE_INTERVAL_S,
             lambda: sweep(tools): SWEEP_INTERVAL_S,
             lambda: take_over_silent_workers(tools): TAKE_OVER_INTERVAL_S,
             lambda: forget_finished_work(tools): RETENTION_INTERVAL_S,
         }
+        # The first round in this thread: what is wrong ends the process before it says that it is ready.
+        assemble(tools, count)
         for job in jobs:
-            job()  # the first round in this thread: what is wrong ends the process before it says that it is ready
-        scheduler = BackgroundScheduler(timezone="UTC")
+            job()
+        # One at a time; a round that was missed is not made up for.
+        scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"max_instances": 1, "coalesce": True})
         for job, interval_s in jobs.items():
-            # One at a time; a round that was missed is not made up for.
-            scheduler.add_job(_guarded(job), "interval", seconds=interval_s, max_instances=1, coalesce=True)
+            scheduler.add_job(_guarded(job), "interval", seconds=interval_s)
+        assemble_again = _guarded(lambda: assemble_and_look_again(tools, count, scheduler))
+        scheduler.add_job(assemble_again, "interval", seconds=ASSEMBLE_INTERVAL_S, id=ASSEMBLE_JOB)
         scheduler.start()
         life.ready()
         life.stop.wait()
         scheduler.shutdown(wait=False)
+
+
+def assemble_and_look_again(tools: Tools, count_instances: CountInstances, scheduler: BackgroundScheduler) -> None:
+    """Make the input sets that are due, and have the next round at the moment when the next may be."""
+    due = assemble(tools, count_instances)
+    if due is not None and due < utc_now() + timedelta(seconds=ASSEMBLE_INTERVAL_S):
+        scheduler.modify_job(ASSEMBLE_JOB, next_run_time=due)
 
 
 def _guarded(job: Callable[[], None]) -> Callable[[], None]:

@@ -14,6 +14,7 @@ the reason `two_patients`, and nothing reads its pixels.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ from pydicom.uid import UID
 from umit_pacs.errors import InconsistentStudy, RetryLater, StudyUnusable, UndecodablePixels
 from umit_pacs.handoffs import CompletionReason, InputSet, StoredInstance, StudyUID
 from umit_pacs.pixels.headers import read_header
+from umit_pacs.pixels.remembered_headers import MAXIMUM_HEADERS, ReadHeader
 from umit_pacs.settings import AssembleSettings
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.deliveries import count_delivered
@@ -41,6 +43,8 @@ CountInstances = Callable[[str, str], int | None]
 #: A peer is asked only when nothing came for this long: one that forwards each image as it comes in has, at any moment,
 #: as many as we have, and it is not asked again for every image.
 SETTLE_S = 1.0
+#: Nothing came for this long, so the study is probably all here: its headers are read while it settles.
+READ_AHEAD_AFTER_S = 0.4
 
 #: What tells two patients apart (PS3.3 C.7.1.1); an absent or empty value contradicts nothing.
 _IDENTITY = ("PatientID", "IssuerOfPatientID", "PatientBirthDate")
@@ -53,15 +57,19 @@ def assemble_due(
     now: datetime,
     count_instances: CountInstances,
     files: PayloadFiles,
+    read: ReadHeader = read_header,
 ) -> tuple[InputSet, ...]:
     """Make the input sets that are due and return those that go on to `route`.
 
-    May run in several processes at once and any number of times: each set is made, and returned, once.
+    read: reads headers, or remembers them. May run in several processes at once and any number of times: each set is
+    made, and returned, once.
     """
     made = []
     for waiting in studies_waiting(catalogue):
         study_uid = waiting.study_instance_uid
         if _is_in_full_flow(settings, waiting, now):
+            if (now - waiting.last_received_at).total_seconds() >= READ_AHEAD_AFTER_S:
+                _read_ahead(instances_by_use(catalogue, study_uid).get(None, ()), files, read)
             continue
         images = _images_among(catalogue, instances_by_use(catalogue, study_uid).get(None, ()))
         if not images:
@@ -69,10 +77,24 @@ def assemble_due(
         completed_by = _completion(catalogue, settings, images, now=now, count_instances=count_instances)
         if completed_by is None:
             continue
-        input_set = _make_input_set(catalogue, study_uid, completed_by, now=now, files=files)
+        input_set = _make_input_set(catalogue, study_uid, completed_by, now=now, files=files, read=read)
         if input_set is not None:
             made.append(input_set)
     return tuple(made)
+
+
+def next_due(catalogue: Catalogue, settings: AssembleSettings, *, now: datetime) -> datetime | None:
+    """When the next of the waiting studies may be complete, or is worth reading ahead; None when none waits."""
+    waits_s = (READ_AHEAD_AFTER_S, *([SETTLE_S] if settings.ask_expected_count else []), settings.quiet_period_s)
+    times = [
+        time
+        for waiting in studies_waiting(catalogue)
+        for time in (
+            *(waiting.last_received_at + timedelta(seconds=wait_s) for wait_s in waits_s),
+            waiting.first_received_at + timedelta(seconds=settings.maximum_wait_s),
+        )
+    ]
+    return min((time for time in times if time > now), default=None)
 
 
 def input_set_of(
@@ -98,7 +120,9 @@ def shows_image(sop_class_uid: str) -> bool:
     return "Image Storage" in UID(sop_class_uid).name
 
 
-def assert_one_patient(instances: Iterable[StoredInstance], files: PayloadFiles) -> None:
+def assert_one_patient(
+    instances: Iterable[StoredInstance], files: PayloadFiles, read: ReadHeader = read_header
+) -> None:
     """Raise InconsistentStudy, reason two_patients, when two headers contradict each other about whom they show.
 
     A header that cannot be read says nothing; `route` and `prepare` keep its instance out. Raises StudyUnusable, reason
@@ -107,7 +131,7 @@ def assert_one_patient(instances: Iterable[StoredInstance], files: PayloadFiles)
     known: dict[str, tuple[str, StoredInstance]] = {}
     for instance in instances:
         try:
-            header = read_header(files.path(instance.relative_path))
+            header = read(files.path(instance.relative_path))
         except UndecodablePixels:
             continue
         except FileNotFoundError as exc:
@@ -205,7 +229,13 @@ def _has_all(catalogue: Catalogue, newest: StoredInstance, now: datetime, count_
 
 
 def _make_input_set(
-    catalogue: Catalogue, study_uid: StudyUID, completed_by: CompletionReason, *, now: datetime, files: PayloadFiles
+    catalogue: Catalogue,
+    study_uid: StudyUID,
+    completed_by: CompletionReason,
+    *,
+    now: datetime,
+    files: PayloadFiles,
+    read: ReadHeader,
 ) -> InputSet | None:
     """Make the study's next input set; None when it fails at once or another process was first."""
     predecessor = newest_input_set(catalogue, study_uid)
@@ -219,11 +249,20 @@ def _make_input_set(
         predecessor.input_set_id if predecessor is not None else None,
     )
     try:
-        assert_one_patient(input_set.instances, files)
+        assert_one_patient(input_set.instances, files, read)
     except StudyUnusable as exc:
         create_input_set(catalogue, input_set, failure=Failure(reason=exc.reason, detail=exc.detail), now=now)
         return None
     return input_set if create_input_set(catalogue, input_set, now=now) else None
+
+
+def _read_ahead(instances: Sequence[StoredInstance], files: PayloadFiles, read: ReadHeader) -> None:
+    """Have the headers of these instances remembered; what is wrong with one is found when it is needed."""
+    if len(instances) > MAXIMUM_HEADERS:
+        return
+    for instance in instances:
+        with contextlib.suppress(UndecodablePixels, FileNotFoundError):
+            read(files.path(instance.relative_path))
 
 
 # --- who ---------------------------------------------------------------------------------------------------------

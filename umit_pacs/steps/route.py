@@ -13,6 +13,7 @@ from umit_pacs.errors import StudyUnusable
 from umit_pacs.handoffs import InputSet, RoutingDecision, SeriesUID
 from umit_pacs.pixels.attributes import text
 from umit_pacs.pixels.headers import read_header
+from umit_pacs.pixels.remembered_headers import ReadHeader
 from umit_pacs.pixels.stacks import classify_series
 from umit_pacs.routing.decide import decide
 from umit_pacs.routing.facts import StudyFacts, facts_from_text, facts_to_text
@@ -53,15 +54,15 @@ def route(
     version: int,
     files: PayloadFiles,
     templates: TemplateLibrary | None = None,
+    read: ReadHeader = read_header,
 ) -> RoutingDecision:
     """Decide about an input set from its stored headers.
 
-    A decision without orders (no rule matched, or nothing could be asked) means that the study is not routed.
-    Raises StudyUnusable when no series can be read.
+    read: reads them, or remembers them. A decision without orders (no rule matched, or nothing could be asked) means
+    that the study is not routed. Raises StudyUnusable when no series can be read.
     """
-    return decide_about(
-        read_facts(input_set, files), rules, version=version, input_set_id=input_set.input_set_id, templates=templates
-    )
+    facts = read_facts(input_set, files, read)
+    return decide_about(facts, rules, version=version, input_set_id=input_set.input_set_id, templates=templates)
 
 
 def decide_about(
@@ -120,23 +121,23 @@ def name_destinations(catalogue: Catalogue, decision: RoutingDecision, input_set
     return replace(decision, destinations=tuple(dict.fromkeys(names)))
 
 
-def read_facts(input_set: InputSet, files: PayloadFiles) -> StudyFacts:
+def read_facts(input_set: InputSet, files: PayloadFiles, read: ReadHeader = read_header) -> StudyFacts:
     """The facts of an input set from its stored headers. Raises StudyUnusable when no series can be read."""
     paths: dict[SeriesUID, list[Path]] = defaultdict(list)
     instances = sorted(input_set.instances, key=lambda instance: instance.sop_instance_uid)
     for instance in instances:
         paths[instance.series_instance_uid].append(files.path(instance.relative_path))
     return facts_of(
-        {uid: read_series(of_series) for uid, of_series in paths.items()},
+        {uid: read_series(of_series, read) for uid, of_series in paths.items()},
         calling_ae_title=input_set.calling_ae_title,
         called_ae_title=instances[-1].called_ae_title if instances else "",
     )
 
 
-def read_series(paths: Sequence[Path]) -> list[Dataset] | UnreadableSeries:
+def read_series(paths: Sequence[Path], read: ReadHeader = read_header) -> list[Dataset] | UnreadableSeries:
     """The headers of one series' files, or why they cannot be read."""
     try:
-        return [read_header(path) for path in paths]
+        return [read(path) for path in paths]
     except StudyUnusable as exc:
         return UnreadableSeries(error=exc)
     except FileNotFoundError:

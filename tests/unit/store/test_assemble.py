@@ -23,9 +23,19 @@ from pydicom.uid import (
 from tests.store_fixtures import PROCESSES, STUDY, after, change_delivery, result_object, stored_instance
 from umit_pacs.errors import InconsistentStudy, PeerUnavailable, StudyUnusable
 from umit_pacs.handoffs import CompletionReason
+from umit_pacs.pixels.headers import read_header
+from umit_pacs.pixels.remembered_headers import RememberedHeaders
 from umit_pacs.settings import AssembleSettings
 from umit_pacs.states import DeliveryState, InputSetState
-from umit_pacs.steps.assemble import assemble_due, assert_one_patient, input_set_of, shows_image
+from umit_pacs.steps.assemble import (
+    READ_AHEAD_AFTER_S,
+    SETTLE_S,
+    assemble_due,
+    assert_one_patient,
+    input_set_of,
+    next_due,
+    shows_image,
+)
 from umit_pacs.store.database import Catalogue, open_catalogue
 from umit_pacs.store.deliveries import plan_deliveries
 from umit_pacs.store.files import PayloadFiles
@@ -74,10 +84,10 @@ class Ward:
         self.asked.append((calling_ae_title, study_uid))
         return self.at_peer
 
-    def assemble(self, at, **changes):
+    def assemble(self, at, *, read=read_header, **changes):
         settings = SETTINGS.model_copy(update=changes)
         return assemble_due(
-            self.catalogue, settings, now=after(at), count_instances=self.count_instances, files=self.files
+            self.catalogue, settings, now=after(at), count_instances=self.count_instances, files=self.files, read=read
         )
 
 
@@ -132,6 +142,38 @@ def test_a_study_is_complete_as_soon_as_the_peer_has_no_more(ward):
     assert made.completed_by is CompletionReason.EXPECTED_COUNT
     count = story(ward.catalogue, STUDY).peer_count
     assert (count.expected, count.held, count.calling_ae_title) == (2, 2, "CT1")
+
+
+def test_the_next_look_is_when_a_study_may_be_complete(ward):
+    def due(at, **changes):
+        return next_due(ward.catalogue, SETTINGS.model_copy(update=changes), now=after(at))
+
+    assert due(0) is None
+    ward.send(1, at=0)
+    ward.send(2, at=5, study="2.25.2000")
+    assert due(5) == after(5 + READ_AHEAD_AFTER_S)
+    assert due(5.5) == after(5 + SETTLE_S)
+    assert due(7) == after(10)
+    assert due(7, quiet_period_s=1000.0) == after(100)
+    assert due(1, ask_expected_count=False) == after(5 + READ_AHEAD_AFTER_S)
+    assert due(200) is None
+
+
+def test_headers_are_read_while_a_study_settles_and_not_again_when_it_is_complete(ward):
+    headers = RememberedHeaders()
+    first, second = ward.send(1, at=0), ward.send(2, at=1)
+    for at in (1.0, 1.1 + READ_AHEAD_AFTER_S):
+        assert ward.assemble(at, read=headers.read) == ()
+    ward.files.path(first.relative_path).unlink()  # so that reading it again would fail
+    (made,) = ward.assemble(11, read=headers.read)
+    assert made.instances == (first, second)
+
+
+def test_a_header_that_cannot_be_read_ahead_waits_for_its_step(ward):
+    ward.send(1, at=0, patient=None)
+    assert ward.assemble(2 * READ_AHEAD_AFTER_S) == ()
+    ward.assemble(10)
+    assert _state(ward.catalogue) == (InputSetState.FAILED, "stored_file_missing")
 
 
 def test_the_peer_is_asked_again_only_when_more_has_come(ward):

@@ -23,6 +23,7 @@ from training.evaluate import EvaluationConfig
 from training.export import calibrate_and_evaluate, export
 from training.model import ModelConfig
 from training.samples import write_radiograph_sample
+from training.simulate_command import simulate_command
 from training.studies import open_kind
 from training.train import StageConfig, TrainConfig, Workbench, restore, set_up, train_adapters, train_stages
 from training.warping import Sampler
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make the checkpoint umit-demo from simulated studies. `checkpoint` does everything; every step resumes.",
 )
+data_app.command("simulate")(simulate_command)
 app.add_typer(data_app, name="data")
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the bank and of the run.")]

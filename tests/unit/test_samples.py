@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +124,11 @@ def test_a_sample_asks_and_answers_in_the_nodes_own_words(sample, answer):
 def test_a_line_gives_the_sample_back(sample, answer):
     whole = complete(replace(sample, study="s", group="p", data_set="x", split="test", tags={"body_part": "腹部"}))
     assert from_line(to_line(whole)) == whole
+
+
+def test_the_example_of_the_documentation_is_a_sample():
+    text = (Path(__file__).parents[2] / "docs/training-data.md").read_text(encoding="utf-8")
+    verify(from_line(text.split("```json\n")[1].split("```")[0]))
 
 
 def test_a_file_is_read_in_its_order(tmp_path):

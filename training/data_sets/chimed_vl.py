@@ -126,7 +126,7 @@ def _turns(cells: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 _SOURCE = "https://huggingface.co/datasets/williamliu/ChiMed-VL"
-_LICENCE = "none stated; the figures are from PMC-OA and PMC-CaseReport and keep their articles' licences"
+_LICENCE = "none stated; each figure keeps its article's licence"
 _SPLIT_RULE = "98/1/1 % by a hash of the article"
 ALIGNMENT_SET = DataSet(
     key="chimed_vl_alignment",

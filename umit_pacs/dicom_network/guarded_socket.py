@@ -1,4 +1,4 @@
-"""The socket of an accepted association: every PDU is judged before its body is read.
+"""The socket of an accepted association: every PDU is judged by its header, and held in a buffer of bounded size.
 
 pynetdicom 3.0.4 reads whatever length a peer announces and waits inside a PDU without a deadline (its issue 1086).
 Here the header is judged first, a PDU has a deadline from its first byte on, and what breaks a limit ends the
@@ -22,9 +22,8 @@ from umit_pacs.settings import ListenerSettings
 
 log = logging.getLogger(__name__)
 
-#: most bytes that one call takes from the system.
-_RECEIVE_BYTES = 256 * 1024
-_FIRST_BUFFER_BYTES = 16 * 1024 + HEADER.size
+#: of the usual 16 KiB PDUs, several come with one call to the system; a longer PDU makes the buffer grow once.
+_FIRST_BUFFER_BYTES = 128 * 1024
 
 
 class ConnectionOver(OSError):
@@ -44,8 +43,9 @@ class GuardedSocket(AssociationSocket):
         self._limits = limits
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
-        #: one PDU at a time, always in the same memory.
         self._buffer = bytearray(_FIRST_BUFFER_BYTES)
+        #: what was received and not yet given out lies in between.
+        self._start = self._end = 0
         self._unread = memoryview(request)
         self._is_aborted = False
 
@@ -54,19 +54,17 @@ class GuardedSocket(AssociationSocket):
 
         Raises ConnectionOver, and ProtocolViolation when a limit is broken: the caller then calls `cut_off`.
         """
-        view = memoryview(self._buffer)
-        self._fill(view[:1], time.monotonic() + self._limits.network_timeout_s, "silent")
-        deadline = time.monotonic() + self._limits.pdu_timeout_s
-        self._fill(view[1 : HEADER.size], deadline, "pdu_too_slow")
-        type_code, length = HEADER.unpack_from(view)
+        now = time.monotonic()
+        if self._start == self._end:
+            self._receive(now + self._limits.network_timeout_s, "silent")
+            now = time.monotonic()
+        deadline = now + self._limits.pdu_timeout_s
+        self._gather(HEADER.size, deadline)
+        type_code, length = HEADER.unpack_from(self._buffer, self._start)
         pdus.require_allowed(type_code, length, maximum_pdu_bytes=self._limits.maximum_pdu_bytes)
-        end = HEADER.size + length
-        if end > len(view):
-            self._buffer = bytearray(end)
-            self._buffer[: HEADER.size] = view[: HEADER.size]
-            view = memoryview(self._buffer)
-        self._fill(view[HEADER.size : end], deadline, "pdu_too_slow")
-        return view[:end]
+        self._gather(HEADER.size + length, deadline)
+        start, self._start = self._start, self._start + HEADER.size + length
+        return memoryview(self._buffer)[start : self._start]
 
     def unread(self, pdu: memoryview) -> None:
         """Let pynetdicom's own reading find this PDU."""
@@ -102,21 +100,37 @@ class GuardedSocket(AssociationSocket):
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 
-    def _fill(self, view: memoryview, deadline: float, reason: str) -> None:
-        """Read until `view` is full. Raises ConnectionOver, or ProtocolViolation(reason) at the deadline."""
-        while view:
+    def _gather(self, size_bytes: int, deadline: float) -> None:
+        """Receive until the buffer holds so much of the PDU that it begins with. Raises as `read_pdu` does."""
+        if self._start + size_bytes > len(self._buffer):
+            self._move_to_front(size_bytes)
+        while self._end - self._start < size_bytes:
+            if time.monotonic() > deadline:
+                raise ProtocolViolation("pdu_too_slow")
+            self._receive(deadline, "pdu_too_slow")
+
+    def _move_to_front(self, size_bytes: int) -> None:
+        held = self._buffer[self._start : self._end]
+        if size_bytes > len(self._buffer):
+            self._buffer = bytearray(HEADER.size + self._limits.maximum_pdu_bytes)
+        self._start, self._end = 0, len(held)
+        self._buffer[: self._end] = held
+
+    def _receive(self, deadline: float, reason: str) -> None:
+        """Take what has come, waiting for it. Raises ConnectionOver, or ProtocolViolation(reason) at the deadline."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        while True:
             try:
-                received = self._connection.recv_into(view, min(len(view), _RECEIVE_BYTES))
+                received = self._connection.recv_into(memoryview(self._buffer)[self._end :])
+                break
             except BlockingIOError:
                 self._wait(deadline, reason)
-                continue
             except OSError as exc:
                 raise ConnectionOver from exc
-            if received == 0 or self._is_aborted:
-                raise ConnectionOver
-            view = view[received:]
-            if view and time.monotonic() > deadline:
-                raise ProtocolViolation(reason)
+        if received == 0 or self._is_aborted:
+            raise ConnectionOver
+        self._end += received
 
     def _wait(self, deadline: float, reason: str) -> None:
         remaining_s = deadline - time.monotonic()

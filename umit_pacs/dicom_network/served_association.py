@@ -70,6 +70,7 @@ class ServedAssociation(Association):
         self._services = services
         self._may_store = may_store
         self._on_end = on_end
+        self._peers_maximum_pdu_bytes: int | None = None
         self.dul = SteppedUpperLayer(self, self._on_p_data)
         self._guard = GuardedSocket(self, connection, request.pdu, limits)
         self._messages = IncomingMessages(
@@ -153,8 +154,11 @@ class ServedAssociation(Association):
 
     def _answer_store(self, context_id: int, command: Command, answer: StoreAnswer) -> None:
         response = store_response(command, answer.status, answer.reason)
-        maximum_pdu_bytes = self.dimse.maximum_pdu_size
-        self._guard.send(pdus.p_data(context_id, response, is_command=True, maximum_pdu_bytes=maximum_pdu_bytes))
+        if self._peers_maximum_pdu_bytes is None:
+            # pynetdicom looks through all negotiation items for it each time.
+            self._peers_maximum_pdu_bytes = self.dimse.maximum_pdu_size
+        maximum = self._peers_maximum_pdu_bytes
+        self._guard.send(pdus.p_data(context_id, response, is_command=True, maximum_pdu_bytes=maximum))
 
     def _on_message(self, context_id: int, command_set: bytes, data_set: bytes | None) -> None:
         """Let pynetdicom serve the request; the next step sends its response."""

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 _PEERS_AGE_S = 1.0
 _RECORDER_STOP_S = 10.0
 _HASH_BYTES = 1024 * 1024
+#: most archives send in PDUs of 16 KiB; a data set is hashed and written in pieces of at least this size.
+_PIECE_BYTES = 128 * 1024
 
 
 class Receiver:
@@ -136,6 +138,7 @@ class _ReceivedDataSet:
         self._files = files
         self._recorder = recorder
         self._digest = hashlib.sha256()
+        self._gathered = bytearray()
         self._meta = FileMeta(
             sop_class_uid=request.sop_class_uid,
             # What is no UID does not get into a file of ours; the row tells what was claimed.
@@ -154,11 +157,16 @@ class _ReceivedDataSet:
         self._data_set_offset = self._file.size_bytes
 
     def write(self, fragment: memoryview) -> None:
-        self._file.write(fragment)
-        self._digest.update(fragment)
+        if not self._gathered and len(fragment) >= _PIECE_BYTES // 2:
+            self._append(fragment)
+            return
+        self._gathered += fragment
+        if len(self._gathered) >= _PIECE_BYTES:
+            self._append_gathered()
 
     def finish(self) -> StoreAnswer:
         try:
+            self._append_gathered()
             return self._keep()
         finally:
             # What the recorder has not taken over leaves nothing below `incoming/`.
@@ -167,6 +175,14 @@ class _ReceivedDataSet:
 
     def abandon(self) -> None:
         self._file.discard()
+
+    def _append_gathered(self) -> None:
+        self._append(memoryview(self._gathered))
+        self._gathered = bytearray()
+
+    def _append(self, content: memoryview) -> None:
+        self._file.write(content)
+        self._digest.update(content)
 
     def _keep(self) -> StoreAnswer:
         """Store the instance, or keep it aside."""

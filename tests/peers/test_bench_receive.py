@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from umit_pacs.cli.bench_long import bench_long_run, long_run_table
 from umit_pacs.cli.bench_receive import bench_receive, receive_table
 
 pytestmark = pytest.mark.peer
@@ -28,4 +29,14 @@ def test_every_receiver_is_measured_with_the_same_images(tmp_path: Path) -> None
     console = Console(width=120, record=True)
     console.print(receive_table(rows))
     assert "storescp" in console.export_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_run_notes_the_memory_from_the_first_image_to_the_last(tmp_path: Path) -> None:
+    run = bench_long_run(images=450, associations=2, folder=tmp_path)
+    assert [note.images for note in run.memory][:: len(run.memory) - 1] == [0, 450]
+    assert all(note.resident_mib > 0 for note in run.memory)
+    console = Console(width=120, record=True)
+    console.print(long_run_table(run))
+    assert "450 images" in console.export_text()
     assert list(tmp_path.iterdir()) == []

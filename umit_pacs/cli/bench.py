@@ -57,8 +57,14 @@ def receive(
     folder: Annotated[
         Path | None, typer.Option(help="Where to write; default: the folder for temporary files.")
     ] = None,
+    long_run: Annotated[
+        int, typer.Option(min=0, help="Instead: so many small images to this node, and its memory on the way.")
+    ] = 0,
 ) -> None:
     """Images per second, CPU and response times of this node beside Orthanc and DCMTK's storescp."""
+    if long_run:
+        _long_run(long_run, folder, as_json=as_json)
+        return
     from umit_pacs.cli.bench_receive import bench_receive, receive_table
 
     counts = [int(count) for count in associations.split(",")]
@@ -69,6 +75,17 @@ def receive(
         print_json({"machine": machine(), "rows": [asdict(row) for row in rows]})
     else:
         console.print(receive_table(rows))
+        console.print(", ".join(machine().values()))
+
+
+def _long_run(images: int, folder: Path | None, *, as_json: bool) -> None:
+    from umit_pacs.cli.bench_long import bench_long_run, long_run_table
+
+    run = bench_long_run(images=images, folder=folder)
+    if as_json:
+        print_json({"machine": machine(), "run": asdict(run)})
+    else:
+        console.print(long_run_table(run))
         console.print(", ".join(machine().values()))
 
 

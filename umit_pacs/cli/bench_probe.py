@@ -1,17 +1,18 @@
-"""A C-STORE sender for response times: it knows the moment at which the last byte of an image has left."""
+"""A C-STORE sender that knows the moment at which the last byte of an image has left, and makes images of others."""
 
 from __future__ import annotations
 
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydicom.uid import generate_uid
 
 from umit_pacs.dicom_network.addresses import PeerAddress
-from umit_pacs.dicom_network.commands import Element, encode
+from umit_pacs.dicom_network.commands import CommandField, Element, encode
 from umit_pacs.dicom_network.negotiation import association_request
 from umit_pacs.dicom_network.part10 import read_file_meta
 from umit_pacs.dicom_network.pdus import HEADER, PDUType, p_data
@@ -20,7 +21,6 @@ from umit_pacs.errors import PeerRefused
 _CONTEXT_ID = 1
 _PDU_BYTES = 131072
 _TIMEOUT_S = 60.0
-_C_STORE_RQ = 0x0001
 _HAS_DATA_SET = 0x0000
 
 
@@ -29,31 +29,43 @@ def response_times_s(address: PeerAddress, images: Sequence[Path], *, calling_ae
 
     Every image goes under a new SOP Instance UID of the same length, so that nothing is recognised. Raises PeerRefused.
     """
-    meta, offset = read_file_meta(images[0])
+    meta, _ = read_file_meta(images[0])
+    with associated(
+        address, meta.sop_class_uid, meta.transfer_syntax_uid, calling_ae_title=calling_ae_title
+    ) as connection:
+        times_s = []
+        for path in images:
+            meta, offset = read_file_meta(path)
+            new_uid = uid_like(meta.sop_instance_uid)
+            data_set = path.read_bytes()[offset:].replace(meta.sop_instance_uid.encode(), new_uid.encode(), 1)
+            times_s.append(store_timed(connection, meta.sop_class_uid, new_uid, data_set))
+    return times_s
+
+
+@contextmanager
+def associated(
+    address: PeerAddress, sop_class_uid: str, transfer_syntax_uid: str, *, calling_ae_title: str
+) -> Iterator[socket.socket]:
+    """An association with one presentation context, released at the end. Raises PeerRefused."""
     with socket.create_connection((address.host, address.port), timeout=_TIMEOUT_S) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        context = (_CONTEXT_ID, meta.sop_class_uid, (meta.transfer_syntax_uid,))
+        context = (_CONTEXT_ID, sop_class_uid, (transfer_syntax_uid,))
         connection.sendall(
             association_request([context], calling_ae_title=calling_ae_title, called_ae_title=address.ae_title)
         )
         if _read_pdu(connection)[0] != PDUType.ASSOCIATE_AC:
             raise PeerRefused(f"{address.ae_title} rejected the association")
-        times_s = []
-        for path in images:
-            meta, offset = read_file_meta(path)
-            new_uid = _uid_of_length(len(meta.sop_instance_uid))
-            data_set = path.read_bytes()[offset:].replace(meta.sop_instance_uid.encode(), new_uid.encode(), 1)
-            times_s.append(_time_one(connection, meta.sop_class_uid, new_uid, data_set))
+        yield connection
         connection.sendall(HEADER.pack(PDUType.RELEASE_RQ, 4) + bytes(4))
         _read_pdu(connection)
-    return times_s
 
 
-def _time_one(connection: socket.socket, sop_class_uid: str, sop_instance_uid: str, data_set: bytes) -> float:
+def store_timed(connection: socket.socket, sop_class_uid: str, sop_instance_uid: str, data_set: bytes) -> float:
+    """Seconds from the last byte of the data set to the response. Raises PeerRefused unless it is success."""
     command = encode(
         {
             Element.AFFECTED_SOP_CLASS_UID: sop_class_uid,
-            Element.COMMAND_FIELD: _C_STORE_RQ,
+            Element.COMMAND_FIELD: CommandField.C_STORE_RQ,
             Element.MESSAGE_ID: 1,
             Element.PRIORITY: 0,
             Element.COMMAND_DATA_SET_TYPE: _HAS_DATA_SET,
@@ -72,10 +84,10 @@ def _time_one(connection: socket.socket, sop_class_uid: str, sop_instance_uid: s
     return elapsed_s
 
 
-def _uid_of_length(length: int) -> str:
-    """A new UID of exactly `length` characters (generated ones are longer than this and end in digits)."""
-    uid = str(generate_uid())
-    return uid[:length] if len(uid) >= length else uid + "1" * (length - len(uid))
+def uid_like(uid: str) -> str:
+    """A new UID as long as `uid` (generated ones are longer than most and end in digits)."""
+    new = str(generate_uid())
+    return new[: len(uid)] if len(new) >= len(uid) else new + "1" * (len(uid) - len(new))
 
 
 def _read_pdu(connection: socket.socket) -> tuple[int, bytes]:

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import tempfile
@@ -19,7 +18,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +31,9 @@ from umit_pacs.cli.demo_archive import find_orthanc, free_port
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.query import echo
 from umit_pacs.errors import InvalidConfiguration, PeerRefused, PeerUnavailable
-from umit_pacs.settings import ListenerSettings, Settings, StoreSettings
-from umit_pacs.steps.receive import Receiver
+from umit_pacs.node.receive_process import run_receive
+from umit_pacs.settings import ListenerSettings, ServeSettings, Settings, StoreSettings
 from umit_pacs.store.database import migrate, open_catalogue
-from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.peers import Peer, add_peer
 
 SENDER = "BENCH"
@@ -70,7 +67,7 @@ class ReceiveRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Receiver:
+class RunningReceiver:
     """A running receiver."""
 
     address: PeerAddress
@@ -139,17 +136,17 @@ def receive_table(rows: Sequence[ReceiveRow]) -> Table:
 def _measure(receiver: str, where: Path, folders: Sequence[Path], images: int, processes: int) -> ReceiveRow:
     where.mkdir()
     with _running(receiver, where, processes) as running:
-        cpu_before_s = _cpu_s(running)
+        cpu_before_s = cpu_s(running)
         started = time.monotonic()
         senders = [_start_sender(folder, running.address) for folder in folders]
         resident_mib = 0.0
         while any(sender.poll() is None for sender in senders):
-            resident_mib = max(resident_mib, _resident_mib(running))
+            resident_mib = max(resident_mib, resident_mib_of(running))
             time.sleep(0.05)
         elapsed_s = time.monotonic() - started
         if failed := [sender.returncode for sender in senders if sender.returncode]:
             raise PeerUnavailable(f"{receiver}: storescu ended with {failed[0]}")
-        cpu_ms = (_cpu_s(running) - cpu_before_s) * 1000
+        cpu_ms = (cpu_s(running) - cpu_before_s) * 1000
         times_s = response_times_s(running.address, _some_images(folders), calling_ae_title=SENDER)
     return ReceiveRow(
         receiver=receiver,
@@ -178,11 +175,11 @@ def _some_images(folders: Sequence[Path]) -> list[Path]:
     return sorted(folders[0].iterdir())[:PROBE_IMAGES]
 
 
-def _family(receiver: _Receiver) -> list[psutil.Process]:
+def _family(receiver: RunningReceiver) -> list[psutil.Process]:
     return [*receiver.processes, *(child for one in receiver.processes for child in one.children(recursive=True))]
 
 
-def _cpu_s(receiver: _Receiver) -> float:
+def cpu_s(receiver: RunningReceiver) -> float:
     """User and system time of the process and its children, those that have ended among them."""
     total = 0.0
     for member in _family(receiver):
@@ -192,7 +189,7 @@ def _cpu_s(receiver: _Receiver) -> float:
     return total
 
 
-def _resident_mib(receiver: _Receiver) -> float:
+def resident_mib_of(receiver: RunningReceiver) -> float:
     total = 0.0
     for member in _family(receiver):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -237,12 +234,14 @@ def _write_images(folder: Path, images: int, parts: int) -> list[Path]:
     noise = np.random.default_rng(0)
     study, series = generate_uid(), generate_uid()
     for number in range(images):
-        image = _slice(study, series, number, noise)
+        image = noise_slice(study, series, number, noise)
         image.save_as(folders[number % parts] / f"{number:06d}.dcm", enforce_file_format=True)
     return folders
 
 
-def _slice(study: str, series: str, number: int, noise: np.random.Generator) -> FileDataset:
+def noise_slice(
+    study: str, series: str, number: int, noise: np.random.Generator, edge_px: int = IMAGE_EDGE_PX
+) -> FileDataset:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
@@ -250,10 +249,10 @@ def _slice(study: str, series: str, number: int, noise: np.random.Generator) -> 
     image.PatientName, image.PatientID = "Bench^Image", "BENCH"
     image.StudyInstanceUID, image.SeriesInstanceUID = study, series
     image.Modality, image.InstanceNumber = "CT", number + 1
-    image.Rows = image.Columns = IMAGE_EDGE_PX
+    image.Rows = image.Columns = edge_px
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
-    image.PixelData = noise.integers(0, 4096, IMAGE_EDGE_PX**2, dtype=np.uint16).tobytes()
+    image.PixelData = noise.integers(0, 4096, edge_px**2, dtype=np.uint16).tobytes()
     return image
 
 
@@ -265,9 +264,9 @@ def _installed_receivers() -> list[str]:
 
 
 @contextmanager
-def _running(receiver: str, where: Path, processes: int) -> Iterator[_Receiver]:
+def _running(receiver: str, where: Path, processes: int) -> Iterator[RunningReceiver]:
     if receiver == "umit-pacs":
-        with _running_node(where, processes) as running:
+        with running_node(where, processes) as running:
             yield running
         return
     port = free_port()
@@ -277,7 +276,7 @@ def _running(receiver: str, where: Path, processes: int) -> Iterator[_Receiver]:
     try:
         address = PeerAddress(ae_title=receiver.upper(), host=LOOPBACK, port=port)
         _wait_for_echo(address)
-        yield _Receiver(address=address, processes=[psutil.Process(started.pid)])
+        yield RunningReceiver(address=address, processes=[psutil.Process(started.pid)])
     finally:
         started.terminate()
         started.wait(timeout=60)
@@ -309,36 +308,33 @@ def _storescp_command(where: Path, port: int) -> list[str]:
 
 
 @contextmanager
-def _running_node(where: Path, processes: int) -> Iterator[_Receiver]:
+def running_node(where: Path, processes: int) -> Iterator[RunningReceiver]:
     """This node's receiver: one process, or several that share the port."""
     port = free_port()
     listener = ListenerSettings(ae_title="UMIT", host=LOOPBACK, port=port, processes=processes)
-    settings = Settings(store=StoreSettings(folder=where, minimum_free_bytes=0), listener=listener)
+    settings = Settings(
+        store=StoreSettings(folder=where, minimum_free_bytes=0),
+        listener=listener,
+        serve=ServeSettings(log_level="error", shutdown_grace_s=5.0),
+    )
     migrate(settings.catalogue_url)
     catalogue = open_catalogue(settings.catalogue_url)
     add_peer(catalogue, Peer(name="bench", ae_title=SENDER, host=LOOPBACK, port=104))
     catalogue.close()
+    # The process that `serve` starts, so that its memory counts and not that of this command.
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    started = [context.Process(target=_serve_node, args=(settings, stop)) for _ in range(processes)]
+    started = [context.Process(target=run_receive, args=(settings, f"receive-{n}")) for n in range(processes)]
     for process in started:
         process.start()
     try:
         address = PeerAddress(ae_title="UMIT", host=LOOPBACK, port=port)
         _wait_for_echo(address)
-        yield _Receiver(address=address, processes=[psutil.Process(process.pid) for process in started])
+        yield RunningReceiver(address=address, processes=[psutil.Process(process.pid) for process in started])
     finally:
-        stop.set()
+        for process in started:
+            process.terminate()
         for process in started:
             process.join(timeout=60)
-
-
-def _serve_node(settings: Settings, stop: Event) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    receiver = Receiver(settings, open_catalogue(settings.catalogue_url), PayloadFiles(settings.store.folder))
-    receiver.start()
-    stop.wait()
-    receiver.stop(5.0)
 
 
 def _wait_for_echo(address: PeerAddress) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from umit_pacs.cli.models_evaluate import evaluate
 from umit_pacs.cli.options import ConfigOption, JSONOption, console, print_json, settings_from
 from umit_pacs.errors import CheckpointInvalid, InvalidConfiguration
 from umit_pacs.settings import Settings
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Checkpoints: list, install, verify.")
+    group = typer.Typer(no_args_is_help=True, help="Checkpoints: list, install, verify, evaluate.")
     group.command("list")(list_models)
-    for command in (install, verify):
+    for command in (install, verify, evaluate):
         group.command()(command)
     app.add_typer(group, name="models", rich_help_panel="Administer")
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.model_fixtures import tiny_engine, tiny_folder, tiny_settings  # noqa: F401
-from tests.unit.evaluation.tiny_data import EDGE_PX, SAID_BOX, SAID_BOX_3D, SAID_POINT, write_tiny_data
+from tests.model_fixtures import tiny_settings
+from tests.unit.evaluation.tiny_data import EDGE_PX, SAID_BOX, SAID_BOX_3D, SAID_POINT
 from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.evaluation.asking import ask, together
 from umit_pacs.evaluation.evaluate import EvaluationRequest, evaluate, read_data
@@ -20,17 +20,6 @@ from umit_pacs.umit_model.samples import read_samples
 from umit_pacs.vocabulary import load_templates
 
 TEMPLATES = load_templates()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def evaluated(tiny_engine, tiny_folder, data):  # noqa: F811
-    request = EvaluationRequest(replicates=20)
-    return evaluate(tiny_engine, read_data(data), TEMPLATES, tiny_settings(tiny_folder), request)
 
 
 def _figure(evaluated, metric: str, task: Task, **about) -> float:
@@ -62,7 +51,7 @@ def test_places_come_back_in_stored_pixels(evaluated):
     np.testing.assert_allclose(by_id["c-zh"].regions[0].points, SAID_BOX_3D, atol=1e-6)
 
 
-def test_pixels_that_are_not_square_are_padded_and_led_back(tiny_engine, data):  # noqa: F811
+def test_pixels_that_are_not_square_are_padded_and_led_back(tiny_engine, data):
     sample = next(s for s in read_samples(data) if s.id == "a-detection-en-nodule")
     wide = replace(sample, spacing_mm=(0.5, 0.25))
     said = ask(tiny_engine, together(data.parent, [wide])[0], TEMPLATES)[0].answer.regions[0].points
@@ -129,7 +118,7 @@ def test_probes_tell_that_this_checkpoint_does_not_look(evaluated):
     assert {probe for probe, _ in found} >= {"blank", "mirrored", "rephrased", "reordered"}
 
 
-def test_what_the_checkpoint_is_not_made_for_is_an_abstention(tiny_engine, data):  # noqa: F811
+def test_what_the_checkpoint_is_not_made_for_is_an_abstention(tiny_engine, data):
     sample = next(s for s in read_samples(data) if s.id == "a-report-en-")
     for changes, reason in (({"modality": "US"}, "not_trained_for"), ({"modality": "CT"}, "not_prepared")):
         shown = together(data.parent, [replace(sample, **changes)])[0]
@@ -138,7 +127,7 @@ def test_what_the_checkpoint_is_not_made_for_is_an_abstention(tiny_engine, data)
         assert grade(asked, TEMPLATES).values == {"abstained": (1.0,)}
 
 
-def test_a_picture_that_is_missing_is_counted_and_the_rest_goes_on(tiny_engine, tiny_folder, data):  # noqa: F811
+def test_a_picture_that_is_missing_is_counted_and_the_rest_goes_on(tiny_engine, tiny_folder, data):
     shown = read_data(data)
     gone = replace(shown[0], samples=tuple(replace(s, images=("gone.png",)) for s in shown[0].samples))
     request = EvaluationRequest(replicates=2, probe_pictures=0)

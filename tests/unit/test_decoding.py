@@ -13,6 +13,7 @@ import time
 import zlib
 from base64 import b85decode
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from pydicom.uid import (
 
 from tests.phantoms import chest_like_ct, write_cr_image, write_ct_series
 from umit_pacs.errors import PixelBudgetExceeded, StudyUnusable, UndecodablePixels
-from umit_pacs.pixels.decoding_process import DecodingProcess, FrameToDecode
+from umit_pacs.pixels.decoding_process import LONG_STACK, DecodingProcess, FrameToDecode
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
 from umit_pacs.settings import ModelSettings
 
@@ -495,6 +496,57 @@ def test_a_healthy_process_waits_for_the_next_study(tmp_path: Path) -> None:
             rendered(decoder, path)
             pids.append(_child_pid(decoder))
     assert pids[0] == pids[1]
+
+
+@pytest.fixture
+def on_one_processor() -> Iterator[Callable[[], None]]:
+    """Confines this process to one processor from the call to the end of the test."""
+    before = os.sched_getaffinity(0)
+    yield lambda: os.sched_setaffinity(0, {min(before)})
+    os.sched_setaffinity(0, before)
+
+
+def long_stack(folder: Path) -> list[FrameToDecode]:
+    """A stack that is rendered in two parts; its slices differ, and some have another rescale intercept."""
+    stack = chest_like_ct(slices=LONG_STACK + 3, edge=32)
+    paths = write_ct_series(folder, stack)
+    for path in paths[::5]:
+        ds = pydicom.dcmread(path)
+        ds.RescaleIntercept = -1000
+        ds.save_as(path)
+    return [FrameToDecode(path=path, frame_index=0) for path in paths]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="two processors are needed for two parts")
+@pytest.mark.parametrize("grey", [WANTED.grey, GreyRecipe(kind=GreyKind.WINDOW, window_center=40, window_width=400)])
+def test_a_long_stack_looks_the_same_from_two_processes_and_from_one(
+    tmp_path: Path, decoder: DecodingProcess, grey: GreyRecipe, on_one_processor: Callable[[], None]
+) -> None:
+    frames, wanted = long_stack(tmp_path), replace(WANTED, grey=grey)
+    by_two = decoder.render(frames, wanted, is_one_stack=True)
+    assert decoder._second is not None
+    on_one_processor()
+    by_one = decoder.render(frames, wanted, is_one_stack=True)
+    np.testing.assert_array_equal(by_two.pixels, by_one.pixels)
+    assert by_two.recipes == by_one.recipes
+    assert len({frame.tobytes() for frame in by_two.pixels}) > LONG_STACK // 2
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="two processors are needed for two parts")
+def test_the_death_of_the_second_process_is_the_reason_as_well(tmp_path: Path, decoder: DecodingProcess) -> None:
+    frames = long_stack(tmp_path)
+    before = decoder.render(frames, WANTED, is_one_stack=True)
+    assert decoder._second is not None
+    pid = _child_pid(decoder._second)
+    os.kill(pid, signal.SIGSTOP)
+    killer = threading.Thread(target=_kill_when_asked, args=(pid, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(UndecodablePixels) as caught:
+        decoder.render(frames, WANTED, is_one_stack=True)
+    killer.join()
+    assert caught.value.reason == "decoder_died"
+    after = decoder.render(frames, WANTED, is_one_stack=True)
+    np.testing.assert_array_equal(after.pixels, before.pixels)
 
 
 def test_a_process_whose_codec_gave_up_is_replaced(tmp_path: Path, decoder: DecodingProcess) -> None:

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.filereader import read_dataset
+from pydicom.filereader import data_element_generator, read_dataset
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
     HTJ2K,
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     JPEG2000TransferSyntaxes,
@@ -80,7 +81,7 @@ def stored_frames(
         raise UndecodablePixels(f"frame {max(frame_indices) + 1} of {frame_count(header)}", reason="no_such_frame")
     syntax = UID(header.file_meta.TransferSyntaxUID)
     _require_pixels(path, header, offset, frame_indices, syntax)
-    source: Any = _inflated(path, header) if syntax == DeflatedExplicitVRLittleEndian else path
+    source = _source(path, header, offset, syntax)
     rows, columns = whole_number(value(header, "Rows")), whole_number(value(header, "Columns"))
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -144,6 +145,25 @@ def _require_codestreams(content: mmap.mmap, header: Dataset, frame_indices: Seq
     except _DECODER_ERRORS as exc:
         raise UndecodablePixels("the fragments hold no such frame", reason="truncated_pixel_data") from exc
     raise UndecodablePixels("the fragments hold no such frame", reason="truncated_pixel_data")
+
+
+def _source(path: Path, header: Dataset, offset: int, syntax: UID) -> Any:
+    """What pydicom decodes from: the file, or a data set with its pixels where that spares reading the header twice."""
+    if syntax == DeflatedExplicitVRLittleEndian:
+        return _inflated(path, header)
+    if syntax != ExplicitVRLittleEndian or frame_count(header) != 1:
+        return path
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(_EXPLICIT_HEAD_BYTES)[4:6] not in _PIXEL_DATA_VRS:
+            return path  # in implicit VR, against its meta information
+        file.seek(offset)
+        element = next(data_element_generator(file, False, True))
+    whole = Dataset(dict(header.items()))
+    whole.file_meta = header.file_meta
+    whole[element.tag] = element
+    whole.set_original_encoding(False, True, header.original_character_set)
+    return whole
 
 
 def _inflated(path: Path, header: Dataset) -> Dataset:

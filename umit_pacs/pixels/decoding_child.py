@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from umit_pacs.errors import PixelBudgetExceeded, StudyUnusable
-from umit_pacs.pixels.attributes import text
+from umit_pacs.pixels.attributes import text, value
 from umit_pacs.pixels.decoding import stored_frames
 from umit_pacs.pixels.grey import SAMPLE_PIXELS, GreyMapping, thin_out
 from umit_pacs.pixels.presentation import (
@@ -39,6 +40,8 @@ SAMPLED_FRAMES = 9
 
 Job = dict[str, Any]
 Answer = tuple[dict[str, Any], bytes]
+#: Grey of each 16-bit stored value by what else decides about it; of one stack, so that the mapping is the same.
+GreyTables = dict[tuple[Any, ...], NDArray[np.uint8]]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -85,7 +88,10 @@ def _limit(kind: int, maximum: int) -> None:
 
 
 def _render(job: Job) -> Answer:
-    """Grey, fitted frames: raw bytes (N, height, width) uint8, and the recipe of each frame."""
+    """Grey, fitted frames: raw bytes (N, height, width) uint8, and the recipe of each frame.
+
+    `part`: only these of the job's frames (from, to), by the mapping of all of them.
+    """
     grey = GreyRecipe(**{**job["grey"], "kind": GreyKind(job["grey"]["kind"])})
     requirements = ImageRequirements(
         kind=ImageKind.IMAGE,
@@ -96,28 +102,52 @@ def _render(job: Job) -> Answer:
     )
     decoded: dict[int, tuple[Dataset, NDArray[Any]]] = {}
     mapping = _common_mapping(job, grey, decoded) if job["is_one_stack"] else None
-    rendered = np.zeros((len(job["frames"]), job["height"], job["width"]), np.uint8)
-    recipes = [""] * len(job["frames"])
-    for index, header, stored in _decode(job, range(len(job["frames"])), decoded):
-        pixels, recipes[index] = _render_frame(job["frames"][index], header, stored, grey, mapping)
-        rendered[index], _ = fit_image(pixels, requirements, row_to_column_spacing=job["row_to_column_spacing"])
+    start, stop = job["part"]
+    rendered = np.zeros((stop - start, job["height"], job["width"]), np.uint8)
+    recipes = [""] * (stop - start)
+    tables: GreyTables = {}
+    for index, header, stored in _decode(job, range(start, stop), decoded):
+        pixels, recipe = _render_frame(job["frames"][index], header, stored, grey, mapping, tables)
+        fitted, _ = fit_image(pixels, requirements, row_to_column_spacing=job["row_to_column_spacing"])
+        rendered[index - start], recipes[index - start] = fitted, recipe
     return {"recipes": recipes}, rendered.tobytes()
 
 
 def _render_frame(
-    frame: dict[str, Any], header: Dataset, stored: NDArray[Any], grey: GreyRecipe, mapping: GreyMapping | None
+    frame: dict[str, Any],
+    header: Dataset,
+    stored: NDArray[Any],
+    grey: GreyRecipe,
+    mapping: GreyMapping | None,
+    tables: GreyTables,
 ) -> tuple[NDArray[np.uint8], str]:
+    """Grey of one frame and its recipe; mapping: that of the whole stack, whose tables are kept in `tables`."""
     if _is_colour(header, stored):
         return luminance(stored, header), "luminance"
     presentation = _presentation(frame, header, grey)
-    if mapping is None:
-        mapping = series_mapping(
-            presentation,
-            grey,
-            presentation.sample(thin_out(stored)),
-            stored_is_integer=np.issubdtype(stored.dtype, np.integer),
-        )
+    if mapping is not None:
+        return _by_table(presentation, stored, mapping, tables), mapping.recipe
+    mapping = series_mapping(
+        presentation,
+        grey,
+        presentation.sample(thin_out(stored)),
+        stored_is_integer=np.issubdtype(stored.dtype, np.integer),
+    )
     return presentation.grey(stored, mapping), mapping.recipe
+
+
+def _by_table(
+    presentation: FramePresentation, stored: NDArray[Any], mapping: GreyMapping, tables: GreyTables
+) -> NDArray[np.uint8]:
+    """`presentation.grey`, with the grey of every 16-bit value worked out once for all frames that are shown alike."""
+    has_own_table = value(presentation.header, "ModalityLUTSequence") is not None
+    if has_own_table or stored.dtype.itemsize != 2 or not np.issubdtype(stored.dtype, np.integer):
+        return presentation.grey(stored, mapping)
+    alike = replace(presentation, header=Dataset(), frame_index=0)
+    key = (alike.slope, alike.intercept, alike.factor, alike.is_inverted, alike.padding, stored.dtype.str)
+    if key not in tables:
+        tables[key] = alike.grey(np.arange(65536, dtype=np.uint16).view(stored.dtype), mapping)
+    return np.asarray(tables[key][stored.view(np.uint16)])
 
 
 def _common_mapping(job: Job, grey: GreyRecipe, decoded: dict[int, tuple[Dataset, NDArray[Any]]]) -> GreyMapping | None:

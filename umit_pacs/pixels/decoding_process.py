@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,8 @@ from umit_pacs.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
+#: A stack of so many frames is rendered by two processes, where there are two processors.
+LONG_STACK = 32
 #: After this many jobs a fresh process takes over, so that whatever a codec leaks stays small.
 JOBS_PER_PROCESS = 100
 #: An answer's first line is never longer.
@@ -65,7 +68,7 @@ class RenderedFrames:
 
 
 class DecodingProcess:
-    """Decodes and renders in a child process that may die; one at a time, replaced when it does.
+    """Decodes and renders in a child process that may die and is replaced when it does; a long stack in two of them.
 
     Use as a context manager, or call `close`: a child that never failed then waits for the next user, for starting
     one costs half a second. Not safe for several threads at once.
@@ -74,6 +77,8 @@ class DecodingProcess:
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
         self._child: _Child | None = None
+        #: renders the second half of long stacks.
+        self._second: DecodingProcess | None = None
 
     def __enter__(self) -> DecodingProcess:
         return self
@@ -93,6 +98,8 @@ class DecodingProcess:
 
     def close(self) -> None:
         """Leave the child to the next user."""
+        if self._second is not None:
+            self._second.close()
         child, self._child = self._child, None
         if child is not None:
             _IDLE.give(child)
@@ -124,8 +131,22 @@ class DecodingProcess:
             "is_one_stack": is_one_stack,
             "row_to_column_spacing": row_to_column_spacing,
         }
-        shape = (len(frames), requirements.height, requirements.width)
-        head, body = self._ask(job, frames, body_bytes=int(np.prod(shape)))
+        if not is_one_stack or len(frames) < LONG_STACK or len(os.sched_getaffinity(0)) == 1:
+            return self._render_part(job, frames, 0, len(frames))
+        if self._second is None:
+            self._second = DecodingProcess(self._settings)
+        middle = len(frames) // 2
+        with ThreadPoolExecutor(1) as beside:
+            upper = beside.submit(self._second._render_part, job, frames, middle, len(frames))
+            lower = self._render_part(job, frames, 0, middle)
+        pixels = np.concatenate([lower.pixels, upper.result().pixels])
+        return RenderedFrames(pixels=pixels, recipes=lower.recipes + upper.result().recipes)
+
+    def _render_part(
+        self, job: dict[str, Any], frames: Sequence[FrameToDecode], start: int, stop: int
+    ) -> RenderedFrames:
+        shape = (stop - start, int(job["height"]), int(job["width"]))
+        head, body = self._ask({**job, "part": (start, stop)}, frames, body_bytes=int(np.prod(shape)))
         pixels = np.frombuffer(body, np.uint8).reshape(shape)
         return RenderedFrames(pixels=pixels, recipes=tuple(str(recipe) for recipe in head["recipes"]))
 
@@ -231,48 +252,53 @@ class _Child:
         return self.process.wait()
 
 
-class _IdleChild:
-    """At most one child that waits for its next user."""
+class _IdleChildren:
+    """A few children that wait for their next user."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_most: int) -> None:
+        self._at_most = at_most
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._children: list[_Child] = []
 
     def take(self, limits: tuple[int, int]) -> _Child | None:
-        """The waiting child, if there is a usable one with these limits."""
+        """A waiting child, if there is a usable one with these limits."""
         with self._lock:
-            child = self._child
-            if child is None or child.limits != limits:
+            fitting = [child for child in self._children if child.limits == limits]
+            if not fitting:
                 return None
-            self._child = None
+            child = fitting[0]
+            self._children.remove(child)
         if child.is_usable():
             return child
         child.end()
         return None
 
     def give(self, child: _Child) -> None:
-        """Keep a child, or end it when one waits already."""
-        surplus: _Child | None = child
-        if child.is_usable():
-            with self._lock:
-                self._child, surplus = child, self._child
-        if surplus is not None:
-            surplus.end()
+        """Keep a child; whatever is unusable or waits longest of too many ends."""
+        if not child.is_usable():
+            child.end()
+            return
+        with self._lock:
+            self._children.append(child)
+            surplus = self._children[: -self._at_most]
+            self._children = self._children[-self._at_most :]
+        for each in surplus:
+            each.end()
 
     def end(self) -> None:
-        """End the waiting child."""
+        """End the waiting children."""
         with self._lock:
-            child, self._child = self._child, None
-        if child is not None:
+            children, self._children = self._children, []
+        for child in children:
             child.end()
 
     def forget(self) -> None:
-        """After a fork: the waiting child belongs to the other process."""
+        """After a fork: the waiting children belong to the other process."""
         self._lock = threading.Lock()
-        self._child = None
+        self._children = []
 
 
-_IDLE = _IdleChild()
+_IDLE = _IdleChildren(at_most=2)
 atexit.register(_IDLE.end)
 os.register_at_fork(after_in_child=_IDLE.forget)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora.layer import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from tests.model_fixtures import (
@@ -24,12 +25,14 @@ from tests.tiny_checkpoint import IMAGE_PX, tiny_answers, tiny_manifest
 from umit_pacs.errors import CheckpointInvalid, InvalidConfiguration, NoUsableFrames, OutOfAcceleratorMemory
 from umit_pacs.handoffs import Abstention, Language, RegionKind, SeriesUID, Task, TaskOrder
 from umit_pacs.umit_model.checkpoint import find_checkpoint, write_manifest
+from umit_pacs.umit_model.decoder import Decoder, KeyValueBuffers
 from umit_pacs.umit_model.engine import load_engine, merged
 from umit_pacs.umit_model.generation import SharedHead, encode_images, generate, split_prompt
 from umit_pacs.umit_model.input_check import fit_input_check, input_vector, write_input_checks
 from umit_pacs.umit_model.instructions import instruction
 from umit_pacs.umit_model.loader import choose_device, choose_quantisation, load_model
 from umit_pacs.umit_model.model_answer import ModelAnswer, ModelRegion
+from umit_pacs.umit_model.patch_embedding import PatchProduct
 from umit_pacs.vocabulary import load_templates
 
 TEMPLATES = load_templates()
@@ -130,6 +133,85 @@ def test_shared_features_and_batches_give_the_plain_paths_answers(tiny_engine, m
         (alone,) = tiny_engine.answer(series, [answer.order], TEMPLATES)
         assert alone.answer_text == answer.answer_text
         assert alone.confidence == pytest.approx(answer.confidence, abs=1e-4)
+
+
+def test_a_forward_pass_of_the_decoder_gives_what_transformers_gives(tiny_engine):  # noqa: F811
+    network = tiny_engine._loaded.network
+    ids = torch.tensor([[5, 9, 3, 7, 11, 2], [8, 8, 1, 4, 6, 10]])
+    positions = torch.arange(6).view(1, 1, -1).expand(3, 2, -1)
+    with torch.inference_mode():
+        expected = network(input_ids=ids, position_ids=positions).logits[:, -1]
+        decoder, buffers = Decoder(network), KeyValueBuffers(network, rows=2, columns=6)
+        rotary = decoder.rotary(positions)
+        decoder.read(decoder.embed(ids[:, :4]), buffers, tuple(part[..., :4, :] for part in rotary))
+        mask = torch.zeros((2, 1, 2, 6))
+        mask[:, :, 0, 5] = -torch.inf
+        scores = decoder.step(decoder.embed(ids[:, 4:]), buffers, tuple(part[..., 4:, :] for part in rotary), mask)
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_patches_as_a_matrix_product_embed_as_the_convolution_does():
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv3d(3, 24, kernel_size=(2, 14, 14), stride=(2, 14, 14), bias=False)
+    patches = torch.randn(50, 3, 2, 14, 14)
+    product = PatchProduct(convolution)
+    torch.testing.assert_close(product(patches), convolution(patches), atol=1e-5, rtol=1e-5)
+    assert product.weight is convolution.weight
+
+
+def test_rows_of_several_adapters_get_what_each_adapter_gives_alone(tiny_engine):  # noqa: F811
+    loaded = tiny_engine._loaded
+    adapters, layer = tiny_engine._adapters, "base_model.model.model.language_model.layers.0.mlp.down_proj"
+    names = ["report", "", "vqa", "report", "landmark"]
+    values = torch.randn(5, 3, loaded.network.config.text_config.intermediate_size)
+    alone = []
+    with torch.inference_mode():
+        for row, name in enumerate(names):
+            loaded.peft_model.set_adapter(name or "report", inference_mode=True)
+            with nullcontext() if name else loaded.peft_model.disable_adapter():
+                alone.append(loaded.peft_model.get_submodule(layer)(values[row : row + 1]))
+        with adapters.serving():
+            adapters.select(names)
+            mixed = loaded.peft_model.get_submodule(layer)(values)
+            adapters.select(["vqa"] * 5)
+            same = loaded.peft_model.get_submodule(layer)(values)
+    torch.testing.assert_close(mixed, torch.cat(alone), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(same[2], mixed[2], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(mixed[0], same[0], atol=1e-6)
+    assert isinstance(loaded.peft_model.get_submodule(layer), LoraLayer)
+
+
+def test_an_answer_does_not_depend_on_what_else_is_answered(tiny_engine):  # noqa: F811
+    asked = [
+        (radiograph(seed=3), orders_for("DX")),
+        (volume(seed=4), orders_for("CT")),
+        (radiograph(2, seed=5), orders_for("DX")[::2]),
+        (radiograph(seed=6), []),
+        (radiograph(seed=7), orders_for("DX")[5:9]),
+    ]
+    together = tiny_engine.answer_many(asked, TEMPLATES)
+    assert [len(answers) for answers in together] == [len(orders) for _, orders in asked]
+    for (series, orders), answers in zip(asked, together, strict=True):
+        for answer, alone in zip(answers, tiny_engine.answer(series, orders, TEMPLATES), strict=True):
+            assert close(answer, alone)
+    for answer in together[1][::4]:
+        assert close(tiny_engine.answer(asked[1][0], [answer.order], TEMPLATES)[0], answer)
+
+
+def close(one: ModelAnswer, other: ModelAnswer) -> bool:
+    """The same answer, with the same confidences up to rounding."""
+
+    def rounded(answer: ModelAnswer) -> ModelAnswer:
+        regions = tuple(replace(region, confidence=None) for region in answer.regions)
+        statements = tuple(replace(statement, confidence=None) for statement in answer.statements)
+        return replace(answer, confidence=None, option_probabilities=(), regions=regions, statements=statements)
+
+    def scores(answer: ModelAnswer) -> list[float]:
+        found = [answer.confidence, *(region.confidence for region in answer.regions)]
+        found += [statement.confidence for statement in answer.statements]
+        return [-1.0 if score is None else score for score in found]
+
+    return rounded(one) == rounded(other) and np.allclose(scores(one), scores(other), atol=1e-4)
 
 
 def test_the_first_tokens_probability_is_the_plain_forward_passs(tiny_engine):  # noqa: F811
@@ -307,8 +389,8 @@ def test_an_adapter_that_does_not_fit_is_refused(own_tiny_folder, change, compla
     assert WEIGHTS in str(raised.value)
 
 
-def test_an_adapter_of_the_old_layout_gives_the_same_scores(own_tiny_folder, tiny_engine):  # noqa: F811
-    expected = first_logits(tiny_engine._loaded, "detection")
+def test_an_adapter_of_the_old_layout_gives_the_same_scores(own_tiny_folder):  # noqa: F811
+    expected = first_logits(load_model(tiny_settings(own_tiny_folder), own_tiny_folder.parent), "detection")
     rewrite(own_tiny_folder, lambda state: {k.replace("model.language_model.", "model."): v for k, v in state.items()})
     config = own_tiny_folder / "adapters/detection/adapter_config.json"
     content = json.loads(config.read_text())
@@ -388,14 +470,14 @@ def test_a_device_that_is_not_there_is_refused(name):
 
 @contextmanager
 def failing_forward(engine, failure):
-    """Let the network itself raise what `failure(number of rows)` gives."""
+    """Let the language model itself raise what `failure(number of rows)` gives."""
 
-    def before(module, args, kwargs):
-        exc = failure(kwargs["input_ids"].shape[0])
+    def before(module, args):
+        exc = failure(args[0].shape[0])
         if exc is not None:
             raise exc
 
-    handle = engine._loaded.network.register_forward_pre_hook(before, with_kwargs=True)
+    handle = engine._loaded.network.model.language_model.layers[0].register_forward_pre_hook(before)
     try:
         yield
     finally:

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from umit_pacs.errors import NoUsableFrames, OutOfAcceleratorMemory
+from umit_pacs.errors import NoUsableFrames
 from umit_pacs.handoffs import Abstention, ModelIdentity, PreparedSeries, TaskOrder
 from umit_pacs.pixels.requirements import ImageKind, ImageRequirements
 from umit_pacs.settings import ModelSettings
 from umit_pacs.umit_model.answer_grammars import AnswerGrammars
+from umit_pacs.umit_model.batching import batches, halving
 from umit_pacs.umit_model.checkpoint import INPUT_CHECK_FILE, find_checkpoint
 from umit_pacs.umit_model.confidence import TokenWatch
 from umit_pacs.umit_model.generation import (
     GeneratedAnswer,
+    Prompt,
     SharedHead,
     VisionFeatures,
+    answer_prompts,
     encode_images,
-    generate,
+    joined,
     split_prompt,
 )
-from umit_pacs.umit_model.grammar import Grammar
 from umit_pacs.umit_model.input_check import InputCheck, input_vector, read_input_checks
 from umit_pacs.umit_model.loader import LoadedModel, load_model
+from umit_pacs.umit_model.mixed_adapters import MixedAdapters
 from umit_pacs.umit_model.model_answer import ModelAnswer
+from umit_pacs.umit_model.patch_embedding import use_patch_product
 from umit_pacs.umit_model.processor import END_OF_ANSWER, PADDING
 from umit_pacs.umit_model.questions import PLACE_TASKS, Question, ShownImage, make_question, read_answer
 from umit_pacs.vocabulary import TemplateLibrary
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Engine(Protocol):
@@ -65,6 +62,14 @@ class Engine(Protocol):
         Raises OutOfAcceleratorMemory when not even one question fits.
         """
 
+    def answer_many(
+        self, asked: Sequence[tuple[PreparedSeries, Sequence[TaskOrder]]], templates: TemplateLibrary
+    ) -> list[list[ModelAnswer]]:
+        """`answer` of several series, of one study or of several that wait, in as few batches as memory allows.
+
+        Every answer is the one that its series would get alone. Raises as `answer`.
+        """
+
 
 def load_engine(settings: ModelSettings, checkpoints_folder: Path) -> LocalEngine:
     """Load the configured checkpoint (see `loader.load_model` for what it raises)."""
@@ -86,6 +91,8 @@ class LocalEngine:
         self._lock = threading.Lock()
         tokenizer = loaded.processor.tokenizer
         self._stop_ids = [int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_ANSWER, PADDING)]
+        use_patch_product(loaded.network.model.visual)
+        self._adapters = MixedAdapters(loaded.peft_model) if loaded.peft_model is not None else None
         self._grammars = AnswerGrammars(loaded.processor, self._stop_ids)
 
     @property
@@ -105,21 +112,34 @@ class LocalEngine:
     def answer(
         self, series: PreparedSeries, orders: Sequence[TaskOrder], templates: TemplateLibrary
     ) -> list[ModelAnswer]:
+        return self.answer_many([(series, orders)], templates)[0]
+
+    def answer_many(
+        self, asked: Sequence[tuple[PreparedSeries, Sequence[TaskOrder]]], templates: TemplateLibrary
+    ) -> list[list[ModelAnswer]]:
         with self._lock:
-            questions = [self._question(order, series_modality(series), templates) for order in orders]
-            answers: dict[int, ModelAnswer] = {}
-            for kind in ImageKind:
-                of_kind = {
-                    index: question
-                    for index, question in enumerate(questions)
-                    if isinstance(question, Question) and question.profile.image.kind is kind
-                }
-                if of_kind:
-                    answers |= self._ask(of_kind, _ShownSeries(series, kind))
-            return [
-                answers[index] if isinstance(question, Question) else ModelAnswer(order=order, abstention=question)
-                for index, (order, question) in enumerate(zip(orders, questions, strict=True))
-            ]
+            answers = [self._without_asking(series, orders, templates) for series, orders in asked]
+            parts: list[_Part] = []
+            for number, (series, _) in enumerate(asked):
+                for kind in ImageKind:
+                    parts += self._parts(answers[number], _ShownSeries(series, kind), number)
+            found: dict[tuple[int, int], list[ModelAnswer]] = {}
+            for part, answer in zip(parts, self._answer_parts(parts), strict=True):
+                found.setdefault(part.place, []).append(answer)
+            for (number, index), of_order in found.items():
+                answers[number][index] = merged(of_order)
+            return [[answer for answer in of_series if isinstance(answer, ModelAnswer)] for of_series in answers]
+
+    def _without_asking(
+        self, series: PreparedSeries, orders: Sequence[TaskOrder], templates: TemplateLibrary
+    ) -> list[Question | ModelAnswer]:
+        """Per order its question, or its abstention where the checkpoint cannot be asked."""
+        modality = series_modality(series)
+        questions = [self._question(order, modality, templates) for order in orders]
+        return [
+            question if isinstance(question, Question) else ModelAnswer(order=order, abstention=question)
+            for order, question in zip(orders, questions, strict=True)
+        ]
 
     def _question(self, order: TaskOrder, modality: str, templates: TemplateLibrary) -> Question | Abstention:
         template = templates.by_key(order.template or "general")
@@ -131,84 +151,90 @@ class LocalEngine:
         check = self._input_checks.get(shown.modality)
         views = []
         for pixels in shown.stacks:
-            parts = _halving(
-                lambda images: [encode_images(network, processor, images)], list(pixels), limit=len(pixels)
-            )
-            features = VisionFeatures(
-                tokens=tuple(token for part in parts for token in part.tokens),
-                grid_thw=torch.cat([part.grid_thw for part in parts]),
-            )
+            parts = halving(lambda images: [encode_images(network, processor, images)], list(pixels), limit=len(pixels))
+            features = joined(parts)
             distance = check.distance(input_vector(pixels, features)) if check is not None else 0.0
             views.append(_View(features, distance))
         return views
 
-    def _ask(self, asked: dict[int, Question], shown: _ShownSeries) -> dict[int, ModelAnswer]:
-        """The merged answers of questions about the images, or about the volume, of one series."""
-        if not shown.stacks:
-            nothing = Abstention(reason="not_prepared", detail=f"the series has no {shown.kind}")
-            return {index: _unasked(question, nothing) for index, question in asked.items()}
-        views = self._look(shown)
+    def _parts(self, asked: list[Question | ModelAnswer], shown: _ShownSeries, number: int) -> list[_Part]:
+        """What to ask about the images, or about the volume, of one series.
+
+        Questions that cannot be asked of any image become their abstentions in `asked`.
+        """
+        questions = [
+            (index, question)
+            for index, question in enumerate(asked)
+            if isinstance(question, Question) and question.profile.image.kind is shown.kind
+        ]
+        views = self._look(shown) if questions else []
         known = [index for index, view in enumerate(views) if view.is_known]
         if not known:
-            nearest = min(view.distance for view in views)
-            detail = f"unlike the images that the model was trained on ({nearest:.2g} times the limit)"
-            outside = Abstention(reason="outside_training", detail=detail)
-            return {index: _unasked(question, outside) for index, question in asked.items()}
-        #: by adapter, images and bound: what can stand in one batch
-        groups: dict[tuple[str, tuple[int, ...], int], list[tuple[int, Question]]] = {}
-        for index, question in asked.items():
-            bound = question.profile.maximum_new_tokens
+            for index, question in questions:
+                asked[index] = _unasked(question, _why_unknown(shown, views))
+            return []
+        heads: dict[tuple[int, ...], SharedHead] = {}
+        parts = []
+        for index, question in questions:
             for images in _image_groups(question, known):
-                groups.setdefault((question.profile.adapter, images, bound), []).append((index, question))
-        parts: dict[int, list[ModelAnswer]] = {}
-        for (adapter, images, bound), members in groups.items():
-            features = _joined([views[image].features for image in images])
-            seen = [shown.image(image, features_of=views[image].features, patch_px=self._patch_px) for image in images]
-            with self._adapter(adapter):
-                answers = self._answer_batches([question for _, question in members], features, seen, bound)
-            for (index, _), answer in zip(members, answers, strict=True):
-                parts.setdefault(index, []).append(answer)
-        return {index: merged(found) for index, found in parts.items()}
+                features = heads[images].features if images in heads else joined([views[i].features for i in images])
+                prompt = self._loaded.processor.prompt(question.instruction, features.grid_thw.tolist())
+                head, tail = split_prompt(self._loaded.processor, prompt)
+                if images not in heads:
+                    ids = torch.tensor([head], device=self._loaded.network.device)
+                    heads[images] = SharedHead(input_ids=ids, features=features)
+                seen = [shown.image(i, features_of=views[i].features, patch_px=self._patch_px) for i in images]
+                parts.append(self._part((number, index), question, heads[images], tail, seen))
+        return parts
+
+    def _part(
+        self,
+        place: tuple[int, int],
+        question: Question,
+        head: SharedHead,
+        tail: Sequence[int],
+        seen: Sequence[ShownImage],
+    ) -> _Part:
+        prompt = Prompt(
+            head=head,
+            tail=tuple(tail),
+            adapter=question.profile.adapter,
+            maximum_new_tokens=question.profile.maximum_new_tokens,
+            grammar=self._grammars.of(question, seen[0]),
+        )
+        return _Part(place=place, question=question, prompt=prompt, seen=tuple(seen))
 
     @property
     def _patch_px(self) -> int:
         return int(self._loaded.processor.image_processor.patch_size)
 
-    def _answer_batches(
-        self, questions: list[Question], features: VisionFeatures, seen: list[ShownImage], bound: int
-    ) -> list[ModelAnswer]:
-        processor, network = self._loaded.processor, self._loaded.network
-        watch = TokenWatch(sorted({token for question in questions for token in question.watched_ids}))
-        grids = features.grid_thw.tolist()
-        prompts = [split_prompt(processor, processor.prompt(question.instruction, grids)) for question in questions]
-        head = SharedHead(input_ids=torch.tensor([prompts[0][0]], device=network.device), features=features)
+    def _answer_parts(self, parts: Sequence[_Part]) -> list[ModelAnswer]:
+        answers: dict[int, ModelAnswer] = {}
+        watch = TokenWatch(sorted({token for part in parts for token in part.question.watched_ids}))
+        may_mix = self._adapters is not None and self._adapters.may_mix(self._maximum_batch)
 
-        def run(asked: list[tuple[list[int], Grammar | None]]) -> list[GeneratedAnswer]:
-            return generate(
-                network,
-                head,
-                [tail for tail, _ in asked],
-                stop_ids=self._stop_ids,
-                maximum_new_tokens=bound,
-                watched_ids=watch.ids,
-                grammars=[grammar for _, grammar in asked],
+        def run(prompts: list[Prompt]) -> list[GeneratedAnswer]:
+            return answer_prompts(
+                self._loaded.network, self._adapters, prompts, stop_ids=self._stop_ids, watched_ids=watch.ids
             )
 
-        grammars = [self._grammars.of(question, seen[0]) for question in questions]
-        tails = [tail for _, tail in prompts]
-        generated = _halving(run, list(zip(tails, grammars, strict=True)), limit=self._maximum_batch)
-        return [
-            read_answer(question, tokens, watch, seen, processor)
-            for question, tokens in zip(questions, generated, strict=True)
-        ]
+        for batch in batches([part.prompt for part in parts], mixes_adapters=may_mix):
+            generated = halving(run, [parts[index].prompt for index in batch], limit=self._maximum_batch)
+            for index, tokens in zip(batch, generated, strict=True):
+                part = parts[index]
+                answers[index] = read_answer(part.question, tokens, watch, part.seen, self._loaded.processor)
+        return [answers[index] for index in range(len(parts))]
 
-    @contextmanager
-    def _adapter(self, name: str) -> Iterator[None]:
-        model = self._loaded.peft_model
-        if model is not None and name:
-            model.set_adapter(name, inference_mode=True)
-        with model.disable_adapter() if model is not None and not name else nullcontext():
-            yield
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """One question about one image, or about the images that are shown together."""
+
+    #: number of the series in the call, and of the order among the series' orders
+    place: tuple[int, int]
+    question: Question
+    prompt: Prompt
+    seen: tuple[ShownImage, ...]
 
 
 class _View:
@@ -252,6 +278,14 @@ def series_modality(series: PreparedSeries) -> str:
     return series.images[0].modality
 
 
+def _why_unknown(shown: _ShownSeries, views: Sequence[_View]) -> Abstention:
+    if not views:
+        return Abstention(reason="not_prepared", detail=f"the series has no {shown.kind}")
+    nearest = min(view.distance for view in views)
+    detail = f"unlike the images that the model was trained on ({nearest:.2g} times the limit)"
+    return Abstention(reason="outside_training", detail=detail)
+
+
 def _unasked(question: Question, abstention: Abstention) -> ModelAnswer:
     return ModelAnswer(order=question.order, instruction=question.instruction, abstention=abstention)
 
@@ -261,13 +295,6 @@ def _image_groups(question: Question, known: list[int]) -> list[tuple[int, ...]]
     if question.order.task in PLACE_TASKS:
         return [(image,) for image in known]
     return [tuple(known[: question.profile.maximum_images])]
-
-
-def _joined(features: Sequence[VisionFeatures]) -> VisionFeatures:
-    return VisionFeatures(
-        tokens=tuple(token for part in features for token in part.tokens),
-        grid_thw=torch.cat([part.grid_thw for part in features]),
-    )
 
 
 def merged(answers: Sequence[ModelAnswer]) -> ModelAnswer:
@@ -295,38 +322,3 @@ def merged(answers: Sequence[ModelAnswer]) -> ModelAnswer:
         confidence=deciding.confidence if with_place else least,
         repairs=tuple(sorted({repair for answer in read for repair in answer.repairs})),
     )
-
-
-def _halving(run: Callable[[list[T]], list[R]], items: list[T], *, limit: int) -> list[R]:
-    """`run` over `items` in batches of up to `limit`, halved each time memory runs out.
-
-    Raises OutOfAcceleratorMemory when one item alone does not fit.
-    """
-    results: list[R] = []
-    done = 0
-    while done < len(items):
-        batch = items[done : done + limit]
-        try:
-            results += run(batch)
-        except (RuntimeError, MemoryError) as exc:
-            if not _is_out_of_memory(exc):
-                raise
-            if len(batch) == 1:
-                raise OutOfAcceleratorMemory("memory does not hold one question about one image") from exc
-            limit = len(batch) // 2
-            logger.warning("batch_halved", extra={"batch": limit})
-        else:
-            done += len(batch)
-            continue
-        # Outside the handler: the exception kept the failed batch's tensors alive.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    return results
-
-
-def _is_out_of_memory(exc: BaseException) -> bool:
-    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The CPU's allocator and cuBLAS raise a plain RuntimeError.
-    text = str(exc)
-    return "can't allocate memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text or "out of memory" in text

@@ -1,27 +1,35 @@
-"""Greedy answers to several questions about the same images, with the log-probabilities of what was said.
+"""Greedy answers to many questions at once, with the log-probabilities of what was said.
 
-The images stand at the head of every prompt, so the head is computed once per adapter and its keys and values are
-shared by all questions; only the tails (instruction and answer) differ. Vision features are computed once for all
-adapters and handed in through `mm_encoder_outputs`, which holds because adapters leave the vision tower alone.
+The images stand at the head of every prompt, so a head is read once per adapter and its keys and values are copied to
+all questions about it; only the tails (instruction and answer) differ. Vision features are computed once for all
+adapters and put in place of the image tokens, which holds because adapters leave the vision tower alone. One batch may
+hold questions of several adapters about several images: heads are aligned at their end, and so are tails.
 
-Positions are computed here for every call. The model would otherwise keep them as state (`rope_deltas`) from one call
-to the next.
+An answer does not depend on what else is in the batch, up to the rounding of sums over other lengths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache, Qwen2VLForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers import Qwen2VLForConditionalGeneration
 
+from umit_pacs.umit_model.answer_rows import AnswerRows, GeneratedAnswer
+from umit_pacs.umit_model.decoder import Decoder, KeyValueBuffers
 from umit_pacs.umit_model.grammar import Grammar
+from umit_pacs.umit_model.mixed_adapters import MixedAdapters
 from umit_pacs.umit_model.processor import ImageTextProcessor
+
+__all__ = ["GeneratedAnswer", "Prompt", "SharedHead", "VisionFeatures"]
+
+#: Rows that ended leave the batch when they are this share of it: leaving copies what the others hold.
+_ENDED_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +42,9 @@ class VisionFeatures:
     grid_thw: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SharedHead:
-    """The part of the prompts that all questions share: chat marks and images."""
+    """The part of the prompts that all questions about the same images share: chat marks and images."""
 
     #: (1, P)
     input_ids: Tensor
@@ -44,22 +52,17 @@ class SharedHead:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeneratedAnswer:
-    """One greedy answer.
+class Prompt:
+    """One question; those with the same `head` object and adapter share its keys and values."""
 
-    token_ids: without the end mark. log_probabilities: (T,) of each token, and of the end mark where it was reached;
-    what the grammar left no choice about closes the answer without them. watched: (T, W) log-probabilities of the
-    watched tokens at the same places. Both are of the whole vocabulary, whatever the grammar allowed.
-    """
-
-    token_ids: tuple[int, ...]
-    log_probabilities: NDArray[np.float32]
-    watched: NDArray[np.float32]
-    is_complete: bool
-    #: places at which the grammar ruled the likeliest token out
-    overruled: int = 0
-    #: probability that the model gave all first tokens of the grammar together
-    first_share: float = 1.0
+    head: SharedHead
+    #: token ids after the head
+    tail: tuple[int, ...]
+    #: "" for the base model
+    adapter: str
+    maximum_new_tokens: int
+    #: what the answer may be; None: free
+    grammar: Grammar | None = None
 
 
 @torch.inference_mode()
@@ -74,6 +77,14 @@ def encode_images(
     return VisionFeatures(tokens=tuple(output.pooler_output), grid_thw=grid_thw)
 
 
+def joined(features: Sequence[VisionFeatures]) -> VisionFeatures:
+    """The images of all parts, in order."""
+    return VisionFeatures(
+        tokens=tuple(token for part in features for token in part.tokens),
+        grid_thw=torch.cat([part.grid_thw for part in features]),
+    )
+
+
 def split_prompt(processor: ImageTextProcessor, prompt: str) -> tuple[list[int], list[int]]:
     """Token ids of a prompt, split after the last image's closing mark."""
     ids = list(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])
@@ -82,7 +93,6 @@ def split_prompt(processor: ImageTextProcessor, prompt: str) -> tuple[list[int],
     return ids[: last + 2], ids[last + 2 :]
 
 
-@torch.inference_mode()
 def generate(
     network: Qwen2VLForConditionalGeneration,
     head: SharedHead,
@@ -93,150 +103,156 @@ def generate(
     watched_ids: Sequence[int] = (),
     grammars: Sequence[Grammar | None] = (),
 ) -> list[GeneratedAnswer]:
-    """Answer every tail greedily; answers do not depend on which other tails are in the batch.
+    """Answer every tail after the same head with whatever adapter is active.
 
-    tails: token ids after the shared head. stop_ids: tokens that end an answer. grammars: per tail what its answer may
-    be, None where it is free; without any, all are free.
+    tails: token ids after the head. stop_ids: tokens that end an answer. grammars: per tail what its answer may be,
+    None where it is free; without any, all are free.
     """
-    device = network.device
-    cache, next_position = _read_head(network, head)
-    cache.batch_repeat_interleave(len(tails))
-    head_length = head.input_ids.shape[1]
-    longest = max(len(tail) for tail in tails)
-    ids = torch.zeros((len(tails), longest), dtype=torch.long)  # (B, L), filled from the right
-    tail_mask = torch.zeros((len(tails), longest), dtype=torch.long)
-    for row, tail in enumerate(tails):
-        ids[row, longest - len(tail) :] = torch.tensor(list(tail))
-        tail_mask[row, longest - len(tail) :] = 1
-    positions = (tail_mask.cumsum(dim=1) - 1).clamp(min=0) + next_position
-    mask = torch.cat([torch.ones((len(tails), head_length), dtype=torch.long), tail_mask], dim=1).to(device)
-    ids, positions = ids.to(device), positions.to(device)
-    rows = _Rows(
-        grammars or [None] * len(tails), stop_ids, torch.tensor(list(watched_ids), dtype=torch.long, device=device)
+    prompts = [
+        Prompt(head=head, tail=tuple(tail), adapter="", maximum_new_tokens=maximum_new_tokens, grammar=grammar)
+        for tail, grammar in zip(tails, grammars or [None] * len(tails), strict=True)
+    ]
+    return answer_prompts(network, None, prompts, stop_ids=stop_ids, watched_ids=watched_ids)
+
+
+@torch.inference_mode()
+def answer_prompts(
+    network: Qwen2VLForConditionalGeneration,
+    adapters: MixedAdapters | None,
+    prompts: Sequence[Prompt],
+    *,
+    stop_ids: Sequence[int],
+    watched_ids: Sequence[int] = (),
+) -> list[GeneratedAnswer]:
+    """Answer all prompts greedily in one batch.
+
+    adapters: None answers with whatever adapter is active. stop_ids: tokens that end an answer.
+    """
+    rows = AnswerRows(
+        [prompt.grammar for prompt in prompts],
+        [prompt.maximum_new_tokens for prompt in prompts],
+        stop_ids=stop_ids,
+        watched_ids=watched_ids,
+        device=network.device,
     )
-    for _ in range(maximum_new_tokens):
-        output = network(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions.unsqueeze(0).expand(3, -1, -1),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+    with adapters.serving() if adapters is not None else nullcontext():
+        batch = _Batch(network, adapters, prompts)
+        scores = batch.read()
+        while True:
+            tokens = rows.take(scores)
+            going_on = rows.going_on()
+            if not going_on:
+                return rows.answers()
+            if len(going_on) <= (1.0 - _ENDED_SHARE) * len(tokens):
+                rows.keep(going_on)
+                batch.keep(going_on)
+                tokens = [tokens[place] for place in going_on]
+            scores = batch.go_on(tokens)
+
+
+class _Batch:
+    """The rows of one batch in the decoder. B: rows, H: longest head, L: longest tail."""
+
+    def __init__(
+        self, network: Qwen2VLForConditionalGeneration, adapters: MixedAdapters | None, prompts: Sequence[Prompt]
+    ) -> None:
+        self._network, self._adapters, self._prompts = network, adapters, list(prompts)
+        self._decoder = Decoder(network)
+        self._head_length = max(prompt.head.input_ids.shape[1] for prompt in prompts)
+        self._tail_length = max(len(prompt.tail) for prompt in prompts)
+        self._length = self._head_length + self._tail_length + max(prompt.maximum_new_tokens for prompt in prompts)
+        self._buffers = KeyValueBuffers(network, rows=len(prompts), columns=self._length)
+        #: (B, 1, 1, T) added to attention scores: what a row does not have is out of its sight
+        self._mask = self._buffers.keys[0].new_zeros((len(prompts), 1, 1, self._length))
+        #: cosines and sines from the tail's first column to the answer's last
+        self._rotary: tuple[Tensor, Tensor]
+
+    def read(self) -> Tensor:
+        """Read heads and tails; returns (B, V) scores of the first tokens."""
+        next_positions = self._read_heads()
+        return self._read_tails(next_positions)
+
+    def go_on(self, tokens: Sequence[int]) -> Tensor:
+        """Append one token to every row; returns (B, V) scores of the next."""
+        ids = torch.tensor(tokens, dtype=torch.long, device=self._network.device).unsqueeze(1)
+        end = self._buffers.filled + 1
+        place = end - self._head_length
+        rotary = (self._rotary[0][..., place - 1 : place, :], self._rotary[1][..., place - 1 : place, :])
+        return self._decoder.step(self._decoder.embed(ids), self._buffers, rotary, self._mask[..., :end])
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Only the rows at these places stay."""
+        rows = torch.tensor(places, dtype=torch.long, device=self._network.device)
+        self._prompts = [self._prompts[place] for place in places]
+        self._buffers.keep(rows)
+        self._mask = self._mask.index_select(0, rows)
+        self._rotary = (self._rotary[0].index_select(-3, rows), self._rotary[1].index_select(-3, rows))
+        self._select_adapters([prompt.adapter for prompt in self._prompts])
+
+    def _select_adapters(self, names: Sequence[str]) -> None:
+        if self._adapters is not None:
+            self._adapters.select(names)
+
+    def _read_heads(self) -> list[int]:
+        """Keys and values of every head, copied to its rows; returns each row's position after its head."""
+        by_length: dict[int, dict[tuple[int, str], list[int]]] = {}
+        for row, prompt in enumerate(self._prompts):
+            heads = by_length.setdefault(prompt.head.input_ids.shape[1], {})
+            heads.setdefault((id(prompt.head), prompt.adapter), []).append(row)
+        next_positions = [0] * len(self._prompts)
+        for length, heads in by_length.items():
+            self._mask[[row for rows in heads.values() for row in rows], ..., : self._head_length - length] = -torch.inf
+            positions = self._read_heads_of(length, list(heads.values()))
+            for rows, position in zip(heads.values(), positions, strict=True):
+                for row in rows:
+                    next_positions[row] = position
+        self._buffers.filled = self._head_length
+        return next_positions
+
+    def _read_heads_of(self, length: int, groups: list[list[int]]) -> list[int]:
+        """Read heads of one length; groups: rows that share a head and an adapter."""
+        prompts = [self._prompts[rows[0]] for rows in groups]
+        ids = torch.cat([prompt.head.input_ids for prompt in prompts])  # (heads, P)
+        places = {id(prompt.head): _positions(self._network, prompt.head) for prompt in prompts}
+        positions = torch.cat([places[id(prompt.head)] for prompt in prompts], dim=1)  # (3, heads, P)
+        self._select_adapters([prompt.adapter for prompt in prompts])
+        buffers = KeyValueBuffers(self._network, rows=len(prompts), columns=length)
+        embedded = self._decoder.embed(ids, [token for prompt in prompts for token in prompt.head.features.tokens])
+        self._decoder.read(embedded, buffers, self._decoder.rotary(positions))
+        self._buffers.copy_heads(
+            buffers,
+            source_rows=[head for head, rows in enumerate(groups) for _ in rows],
+            rows=[row for rows in groups for row in rows],
+            end=self._head_length,
         )
-        chosen = rows.take(output.logits[:, -1])
-        going_on = rows.drop_finished(chosen)
-        if not len(going_on):
-            break
-        if len(going_on) < len(chosen):
-            cache.batch_select_indices(going_on)
-        mask = torch.cat([mask[going_on], torch.ones((len(going_on), 1), dtype=mask.dtype, device=device)], dim=1)
-        positions = positions[going_on, -1:] + 1
-        ids = chosen[going_on].unsqueeze(1)
-    return rows.answers()
+        return (positions.amax(dim=(0, 2)) + 1).tolist()
+
+    def _read_tails(self, next_positions: Sequence[int]) -> Tensor:
+        device, longest = self._network.device, self._tail_length
+        ids = torch.zeros((len(self._prompts), longest), dtype=torch.long)  # (B, L), filled from the right
+        is_there = torch.zeros((len(self._prompts), longest), dtype=torch.long)
+        for row, prompt in enumerate(self._prompts):
+            ids[row, longest - len(prompt.tail) :] = torch.tensor(prompt.tail)
+            is_there[row, longest - len(prompt.tail) :] = 1
+        in_tail = (is_there.cumsum(dim=1) - 1).clamp(min=0) + torch.tensor(next_positions).unsqueeze(1)
+        later = in_tail[:, -1:] + torch.arange(1, self._length - self._head_length - longest + 1)
+        positions = torch.cat([in_tail, later], dim=1).to(device)  # (B, L + answer)
+        self._rotary = self._decoder.rotary(positions.unsqueeze(0).expand(3, -1, -1))
+        first, end = self._head_length, self._head_length + longest
+        self._mask[:, 0, 0, first:end] = torch.where(is_there.to(device).bool(), 0.0, -torch.inf)
+        self._select_adapters([prompt.adapter for prompt in self._prompts])
+        rotary = (self._rotary[0][..., :longest, :], self._rotary[1][..., :longest, :])
+        unseen = self._mask.new_full((longest, longest), -torch.inf).triu(diagonal=1)
+        mask = self._mask[..., :end].repeat(1, 1, longest, 1)
+        mask[..., first:] += unseen
+        return self._decoder.step(self._decoder.embed(ids.to(device)), self._buffers, rotary, mask)
 
 
-def _read_head(network: Qwen2VLForConditionalGeneration, head: SharedHead) -> tuple[DynamicCache, int]:
-    """Keys and values of the head, and the position of the first token after it."""
+def _positions(network: Qwen2VLForConditionalGeneration, head: SharedHead) -> Tensor:
+    """(3, 1, P) rotary positions of a head: along time, height and width."""
     is_image = (head.input_ids == network.config.image_token_id).int()
+    positions: Tensor
     positions, _ = network.model.get_rope_index(
         head.input_ids, mm_token_type_ids=is_image, image_grid_thw=head.features.grid_thw
     )
-    cache = DynamicCache(config=network.config.text_config)
-    network(
-        input_ids=head.input_ids,
-        attention_mask=torch.ones_like(head.input_ids),
-        position_ids=positions,
-        past_key_values=cache,
-        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=head.features.tokens)},
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return cache, int(positions.max()) + 1
-
-
-class _Rows:
-    """Tokens and log-probabilities of all rows; rows that ended leave the batch."""
-
-    def __init__(self, grammars: Sequence[Grammar | None], stop_ids: Sequence[int], watched_ids: Tensor) -> None:
-        self._watched_ids = watched_ids
-        self._rows = [_Row(grammar, frozenset(stop_ids)) for grammar in grammars]
-        self._active = list(self._rows)
-
-    def take(self, logits: Tensor) -> Tensor:
-        """Record the likeliest allowed token of each active row. logits: (B, V); returns (B,)."""
-        scores = torch.log_softmax(logits.float(), dim=-1)
-        best, likeliest = scores.max(dim=-1)
-        watched = scores[:, self._watched_ids].cpu().numpy()
-        chosen = [
-            row.take(scores[place], token, score, watched[place])
-            for place, (row, token, score) in enumerate(
-                zip(self._active, likeliest.tolist(), best.tolist(), strict=True)
-            )
-        ]
-        return torch.tensor(chosen, dtype=torch.long, device=logits.device)
-
-    def drop_finished(self, chosen: Tensor) -> Tensor:
-        """Places in the batch of the rows that go on."""
-        places = [place for place, row in enumerate(self._active) if not row.is_complete]
-        self._active = [self._active[place] for place in places]
-        return torch.tensor(places, dtype=torch.long, device=chosen.device)
-
-    def answers(self) -> list[GeneratedAnswer]:
-        return [row.answer(width=len(self._watched_ids)) for row in self._rows]
-
-
-class _Row:
-    """One answer as it grows."""
-
-    def __init__(self, grammar: Grammar | None, stop_ids: frozenset[int]) -> None:
-        self._grammar, self._stop_ids = grammar, stop_ids
-        self._state = grammar.start if grammar is not None else None
-        self._token_ids: list[int] = []
-        self._log_probabilities: list[float] = []
-        self._watched: list[NDArray[np.float32]] = []
-        self._overruled = 0
-        self._first_share = 1.0
-        self.is_complete = False
-
-    def take(self, scores: Tensor, likeliest: int, best: float, watched: NDArray[np.float32]) -> int:
-        """Record the likeliest token, or the likeliest that the grammar allows.
-
-        scores: (V,) log-probabilities, of which `best` is that of `likeliest`.
-        """
-        token = likeliest
-        if self._grammar is not None:
-            token = self._allowed(self._grammar, scores, likeliest)
-        self._log_probabilities.append(best if token == likeliest else float(scores[token]))
-        self._watched.append(watched)
-        self._add((token,))
-        rest = self._grammar.rest(self._state) if self._grammar is not None and not self.is_complete else None
-        if rest is not None:
-            self._add(rest)
-        return token
-
-    def _allowed(self, grammar: Grammar, scores: Tensor, likeliest: int) -> int:
-        if not self._log_probabilities:
-            self._first_share = float(scores[list(grammar.allowed(self._state))].exp().sum())
-        token, following = likeliest, grammar.after(self._state, likeliest)
-        if following is None:
-            allowed = grammar.allowed(self._state)
-            token = allowed[int(scores[list(allowed)].argmax())]
-            following = grammar.after(self._state, token)
-            self._overruled += 1
-        self._state = following
-        return token
-
-    def _add(self, tokens: Sequence[int]) -> None:
-        self.is_complete = tokens[-1] in self._stop_ids
-        self._token_ids += [token for token in tokens if token not in self._stop_ids]
-
-    def answer(self, *, width: int) -> GeneratedAnswer:
-        """What was said so far; width: number of watched tokens."""
-        return GeneratedAnswer(
-            token_ids=tuple(self._token_ids),
-            log_probabilities=np.array(self._log_probabilities, dtype=np.float32),
-            watched=np.array(self._watched, dtype=np.float32).reshape(len(self._watched), width),
-            is_complete=self.is_complete,
-            overruled=self._overruled,
-            first_share=self._first_share,
-        )
+    return positions

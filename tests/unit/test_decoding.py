@@ -13,12 +13,12 @@ import time
 import zlib
 from base64 import b85decode
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import data_store
 import numpy as np
+import psutil
 import pydicom
 import pytest
 from PIL import Image
@@ -41,7 +41,7 @@ from pydicom.uid import (
 
 from tests.phantoms import chest_like_ct, write_cr_image, write_ct_series
 from umit_pacs.errors import PixelBudgetExceeded, StudyUnusable, UndecodablePixels
-from umit_pacs.pixels.decoding_process import LONG_STACK, DecodingProcess, FrameToDecode
+from umit_pacs.pixels.decoding_process import LONG_STACK, DecodingProcess, FrameToDecode, keep_one_ready
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
 from umit_pacs.settings import ModelSettings
 
@@ -498,6 +498,20 @@ def test_a_healthy_process_waits_for_the_next_study(tmp_path: Path) -> None:
     assert pids[0] == pids[1]
 
 
+def test_a_process_that_was_kept_ready_is_the_first_to_be_used() -> None:
+    settings = ModelSettings(decode_timeout_s=79)
+    keep_one_ready(settings)
+    started = _decoding_children()
+    with DecodingProcess(settings) as decoder:
+        decoder.start()
+        assert _child_pid(decoder) in started
+
+
+def _decoding_children() -> set[int]:
+    """Processes of ours that decode."""
+    return {child.pid for child in psutil.Process().children() if "decoding_child" in " ".join(child.cmdline())}
+
+
 @pytest.fixture
 def on_one_processor() -> Iterator[Callable[[], None]]:
     """Confines this process to one processor from the call to the end of the test."""
@@ -522,7 +536,7 @@ def long_stack(folder: Path) -> list[FrameToDecode]:
 def test_a_long_stack_looks_the_same_from_two_processes_and_from_one(
     tmp_path: Path, decoder: DecodingProcess, grey: GreyRecipe, on_one_processor: Callable[[], None]
 ) -> None:
-    frames, wanted = long_stack(tmp_path), replace(WANTED, grey=grey)
+    frames, wanted = long_stack(tmp_path), dataclasses.replace(WANTED, grey=grey)
     by_two = decoder.render(frames, wanted, is_one_stack=True)
     assert decoder._second is not None
     on_one_processor()

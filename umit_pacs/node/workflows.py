@@ -13,6 +13,7 @@ from umit_pacs.durable_work import Stage, WorkStarter, executor_name, launch, pr
 from umit_pacs.errors import RetryLater
 from umit_pacs.node.lifecycle import Lifecycle, every
 from umit_pacs.pipeline import Tools, equip
+from umit_pacs.pixels.decoding_process import keep_one_ready
 from umit_pacs.settings import Settings
 from umit_pacs.store.database import open_catalogue
 from umit_pacs.store.files import PayloadFiles
@@ -83,6 +84,8 @@ def running_workflows(
     heartbeat(tools.catalogue, tools.worker, settings.serve.lease_s)
     every(settings.serve.lease_s / HEARTBEATS_PER_LEASE, threading.Event(), lambda: _beat(tools), name="heartbeat")
     equip(tools)
+    if engine_for is not None:
+        keep_one_ready(settings.model)
     launch(settings.workflow_url, tools.worker, [stage], wake_ups)
     try:
         yield tools

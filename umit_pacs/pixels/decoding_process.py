@@ -208,6 +208,12 @@ class DecodingProcess:
         return UndecodablePixels(f"the decoding process ended with {ending}", reason="decoder_died")
 
 
+def keep_one_ready(settings: ModelSettings) -> None:
+    """Start a child that waits for its first user, who then need not wait for its imports."""
+    with DecodingProcess(settings) as decoder:
+        decoder.start()
+
+
 @dataclass(slots=True)
 class _Child:
     """A running child and what it may still do."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from umit_pacs.errors import InvalidConfiguration
@@ -86,6 +88,18 @@ class RemoteSettings(Section):
         False, description="Ask although the checkpoint's check for unlike images cannot be made remotely."
     )
 
+    @field_validator("url")
+    @classmethod
+    def _url_is_safe(cls, url: str) -> str:
+        if not url:
+            return url
+        parts = urlsplit(url)
+        if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.username:
+            raise ValueError("an address such as https://gpu1.hospital:8000/v1")
+        if parts.scheme == "http" and not _is_this_machine(parts.hostname):
+            raise ValueError("images leave this machine by https alone")
+        return url.rstrip("/")
+
     def read_api_key(self) -> str:
         """The key itself; "" for none. Raises InvalidConfiguration when it is not where `api_key` says."""
         kind, _, where = self.api_key.partition(":")
@@ -98,6 +112,13 @@ class RemoteSettings(Section):
         if not key.strip().isascii() or not key.strip().isprintable() or not key.strip():
             raise InvalidConfiguration(f"model.remote.api_key: {self.api_key} holds no key")
         return key.strip()
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class ModelSettings(Section):
@@ -124,6 +145,12 @@ class ModelSettings(Section):
     )
     engine: Literal["local", "remote"] = Field("local", description="Who answers: this process, or a server.")
     remote: RemoteSettings = Field(RemoteSettings(), description="The server, where engine is remote.")
+
+    @model_validator(mode="after")
+    def _remote_has_an_address(self) -> ModelSettings:
+        if self.engine == "remote" and not self.remote.url:
+            raise ValueError("engine is remote, and remote.url is empty")
+        return self
 
 
 class ComposeSettings(Section):

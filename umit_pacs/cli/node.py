@@ -45,23 +45,29 @@ def commented_configuration() -> str:
     document = tomlkit.document()
     document.add(tomlkit.comment("UMIT PACS. Peers and rules are not here: `umit-pacs peers`, `umit-pacs rules`."))
     for name, section in Settings.model_fields.items():
-        table = tomlkit.table()
-        defaults = section.default
-        assert isinstance(defaults, BaseModel)
-        if doc := (type(defaults).__doc__ or "").strip():
-            table.add(tomlkit.comment(doc))
-        for key, field in type(defaults).model_fields.items():
-            table.add(tomlkit.comment(field.description or key))
-            _add_default(table, key, getattr(defaults, key))
+        assert isinstance(section.default, BaseModel)
         document.add(tomlkit.nl())
-        document.add(name, table)
+        document.add(name, _commented_table(section.default))
     text = tomlkit.dumps(document)
     tomllib.loads(text)
     return text
 
 
+def _commented_table(defaults: BaseModel) -> Any:
+    """A section; its own sections come last, as TOML wants it."""
+    table = tomlkit.table()
+    if doc := (type(defaults).__doc__ or "").strip():
+        table.add(tomlkit.comment(doc))
+    for key, field in type(defaults).model_fields.items():
+        table.add(tomlkit.comment(field.description or key))
+        _add_default(table, key, getattr(defaults, key))
+    return table
+
+
 def _add_default(table: Any, key: str, value: object) -> None:
-    if value is None:
+    if isinstance(value, BaseModel):
+        table.add(key, _commented_table(value))
+    elif value is None:
         table.add(tomlkit.comment(f"{key} = "))
     else:
         table.add(key, str(value) if isinstance(value, Path) else value)

@@ -49,14 +49,14 @@ class HotEngine:
 
     def engine_for(self, checkpoint: str) -> Engine:
         """The engine of a checkpoint by name, "" for the configured one. Raises CheckpointInvalid."""
-        from umit_pacs.umit_model.engine import load_engine  # noqa: PLC0415 (torch is loaded only when a model is)
+        from umit_pacs.umit_model.engines import open_engine  # noqa: PLC0415 (torch is loaded only when a model is)
 
         model = self._settings.model
         wanted = checkpoint or model.checkpoint
         if self._engine is None or wanted != self._checkpoint:
             self._engine = None  # the memory is free before the next model comes
             started = time.monotonic()
-            self._engine = load_engine(
+            self._engine = open_engine(
                 model.model_copy(update={"checkpoint": wanted}), self._settings.checkpoints_folder
             )
             self._checkpoint = wanted

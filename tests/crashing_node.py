@@ -41,6 +41,11 @@ class FixedEngine:
     def requirements(self, order: TaskOrder, modality: str) -> ImageRequirements:
         return ImageRequirements(kind=ImageKind.IMAGE, width=56, height=56)
 
+    def answer_many(
+        self, asked: Sequence[tuple[PreparedSeries, Sequence[TaskOrder]]], templates: TemplateLibrary
+    ) -> list[list[ModelAnswer]]:
+        return [self.answer(series, orders, templates) for series, orders in asked]
+
     def answer(
         self, series: PreparedSeries, orders: Sequence[TaskOrder], templates: TemplateLibrary
     ) -> list[ModelAnswer]:

@@ -41,17 +41,17 @@ def infer(
     """
     results: dict[int, TaskResult] = {}
     started = time.monotonic()
-    for uid, indices in _by_series(orders).items():
-        series = prepared.series.get(uid)
-        of_series = [orders[index] for index in indices]
-        if series is None:
-            abstention = _why_not_prepared(uid, prepared.excluded)
-            answered = [
-                TaskResult(order=order, instruction="", answer_text="", abstention=abstention) for order in of_series
-            ]
-        else:
-            answered = [task_result(answer, series) for answer in engine.answer(series, of_series, templates)]
-        results |= dict(zip(indices, answered, strict=True))
+    by_series = _by_series(orders)
+    asked = {uid: prepared.series[uid] for uid in by_series if uid in prepared.series}
+    answered = engine.answer_many(
+        [(series, [orders[index] for index in by_series[uid]]) for uid, series in asked.items()], templates
+    )
+    for (uid, series), answers in zip(asked.items(), answered, strict=True):
+        results |= zip(by_series[uid], [task_result(answer, series) for answer in answers], strict=True)
+    for uid in by_series.keys() - asked.keys():
+        abstention = _why_not_prepared(uid, prepared.excluded)
+        for index in by_series[uid]:
+            results[index] = TaskResult(order=orders[index], instruction="", answer_text="", abstention=abstention)
     return Findings(
         input_set_id=input_set_id,
         model=engine.identity,

@@ -13,11 +13,14 @@ from sqlalchemy import select
 
 from tests.node_fixtures import destination, running_node, write_radiograph
 from tests.peer_programs import running_orthanc, wait_until
+from tests.postgres_fixtures import postgresql_server
 from umit_pacs.dicom_network.part10 import read_file_meta
 from umit_pacs.durable_work import WorkStarter, executor_name
 from umit_pacs.states import InputSetState
 from umit_pacs.store.results import result_objects
 from umit_pacs.store.tables import StateChangeRow
+
+__all__ = ["postgresql_server"]
 
 pytestmark = [pytest.mark.peer, pytest.mark.timeout(900)]
 
@@ -240,3 +243,33 @@ def test_a_worker_that_is_only_slow_does_not_act_beside_the_one_that_took_over(t
         wait_until(lambda: node.events("lease_lost"), what="the slow one notices", timeout_s=60)
         assert_confirmed_once(node, pacs, study_uid)
         starter.close()
+
+
+@pytest.fixture(scope="module")
+def node_on_postgresql(tmp_path_factory, pacs, postgresql_server):
+    """A node whose catalogue and durable work are in one PostgreSQL database."""
+    peer = destination("pacs", pacs, answers_query=True)
+    url = postgresql_server.url(postgresql_server.new_database())
+    with running_node(
+        tmp_path_factory.mktemp("node-on-postgresql"), [peer], command=CRASHING_NODE, store={"catalogue_url": url}
+    ) as node:
+        yield node
+
+
+@pytest.mark.xdist_group("postgresql")
+@pytest.mark.parametrize(
+    "point",
+    [
+        "before infer",
+        "after record_findings",
+        "after start return",
+        "after send_objects",
+        "after change_state delivered",
+    ],
+)
+def test_a_study_survives_a_kill_on_postgresql(node_on_postgresql, pacs, study, point):
+    study_uid, path = study
+    kill_at(node_on_postgresql, point)
+    node_on_postgresql.send(path)
+    assert_was_killed(node_on_postgresql)
+    assert_confirmed_once(node_on_postgresql, pacs, study_uid)

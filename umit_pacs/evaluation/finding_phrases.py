@@ -90,6 +90,12 @@ def read_findings(text: str, language: Language, template: SRTemplate | None = N
     return stated
 
 
+def side_named(text: str, language: Language) -> Side:
+    """The side that a few words name; `none` where they name none or several."""
+    named = [side for side, pattern in phrase_table(language).sides.items() if pattern.search(text)]
+    return named[0] if len(named) == 1 else "none"
+
+
 def _clauses(sentence: str, table: PhraseTable) -> list[str]:
     """The stretches of a sentence that a cue cannot reach across."""
     return [clause for clause in table.scope_end.sub("\0", sentence).split("\0") if clause.strip()]

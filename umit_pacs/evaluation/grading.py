@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from umit_pacs.evaluation.asking import Asked
 from umit_pacs.evaluation.boxes import Matched, iou, match
-from umit_pacs.evaluation.finding_phrases import Stated, read_findings
+from umit_pacs.evaluation.finding_phrases import Stated, read_findings, side_named
 from umit_pacs.evaluation.landmarks import DETECTION_LIMITS_MM, error_mm
 from umit_pacs.evaluation.report_findings import FindingOutcome, outcomes, read_report
 from umit_pacs.evaluation.short_answers import is_exact, token_f1
@@ -119,7 +119,18 @@ def _closed(blank: Grade, template: SRTemplate) -> Grade:
         for index, (text, probability) in enumerate(zip(texts, answer.option_probabilities, strict=False))
     )
     judged = () if answer.confidence is None else (Judged(confidence=answer.confidence, is_right=is_right),)
-    return dataclasses.replace(blank, values={"accuracy": (float(is_right),)}, judged=judged, options=scores)
+    values = {"accuracy": (float(is_right),), "laterality_errors": _wrong_side(blank.asked)}
+    return dataclasses.replace(blank, values=values, judged=judged, options=scores)
+
+
+def _wrong_side(asked: Asked) -> tuple[float, ...]:
+    """Whether the chosen option names another side than the right one; () where one of them names none."""
+    right, said = asked.sample.truth.right_option, asked.answer.option_index
+    if right is None or said is None:
+        return ()
+    options = asked.answer.order.options
+    sides = [side_named(options[index], asked.sample.language) for index in (right, said)]
+    return () if "none" in sides else (float(sides[0] != sides[1]),)
 
 
 def _open(blank: Grade) -> Grade:

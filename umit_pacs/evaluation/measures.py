@@ -21,7 +21,7 @@ from umit_pacs.handoffs import Task
 Rows = NDArray[np.intp]
 
 #: means of zeros and ones
-_SHARES = frozenset({"abstained", "accuracy", "exact_match", "presence_accuracy", "made_up"})
+_SHARES = frozenset({"abstained", "accuracy", "exact_match", "presence_accuracy", "made_up", "laterality_errors"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

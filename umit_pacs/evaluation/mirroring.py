@@ -10,10 +10,10 @@ import numpy as np
 
 from umit_pacs.evaluation.asking import Asked
 from umit_pacs.evaluation.boxes import iou
-from umit_pacs.evaluation.finding_phrases import phrase_table
+from umit_pacs.evaluation.finding_phrases import side_named
 from umit_pacs.evaluation.grading import said_boxes
 from umit_pacs.evaluation.report_findings import read_report
-from umit_pacs.handoffs import Language, PreparedSeries, Task
+from umit_pacs.handoffs import PreparedSeries, Task
 from umit_pacs.umit_model.coordinate_frames import Box
 from umit_pacs.vocabulary import Side, TemplateLibrary
 
@@ -72,9 +72,7 @@ def _side_of_option(asked: Asked) -> Side:
     index, options = asked.answer.option_index, asked.answer.order.options
     if index is None or not options:
         return "none"
-    sides = phrase_table(Language(asked.sample.language)).sides
-    named = [side for side, pattern in sides.items() if pattern.search(options[index])]
-    return named[0] if len(named) == 1 else "none"
+    return side_named(options[index], asked.sample.language)
 
 
 def _in_boxes(before: Asked, after: Asked) -> Iterator[Change]:

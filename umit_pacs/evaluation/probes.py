@@ -148,6 +148,8 @@ def states_a_finding(asked: Asked, templates: TemplateLibrary) -> bool:
 def side_notes(before: Sequence[Asked], after: Sequence[Asked], templates: TemplateLibrary) -> Iterator[Noted]:
     """Where an answer names one side, or lies on one: whether it changed with the pixels, stayed, or was lost."""
     for one, other in zip(before, after, strict=True):
+        is_refused = other.answer.abstention is not None
+        yield Noted(probe="mirrored", metric="refused", study=one.study, value=float(is_refused))
         for change in side_changes(one, other, templates):
             for outcome in ("swapped", "kept", "lost"):
                 value = float(change == outcome)

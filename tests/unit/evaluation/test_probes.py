@@ -11,7 +11,7 @@ from tests.model_fixtures import radiograph, volume
 from umit_pacs.evaluation.agreement import agreement, language_pairs
 from umit_pacs.evaluation.asking import Asked, ShownTogether
 from umit_pacs.evaluation.foreign_pixels import ForeignPixels, body_shown
-from umit_pacs.evaluation.grading import FOUND_SHARE
+from umit_pacs.evaluation.grading import FOUND_SHARE, grade
 from umit_pacs.evaluation.mirroring import mirrored, side_changes
 from umit_pacs.evaluation.probes import Noted, blank, probe_figures, states_a_finding
 from umit_pacs.evaluation.rephrasing import reordered, rephrased, without_right_option
@@ -116,6 +116,15 @@ def test_sides_in_reports_and_options_must_change_with_the_pixels():
     assert list(side_changes(first, first, TEMPLATES)) == ["kept"]
     assert list(side_changes(first, neither, TEMPLATES)) == ["lost"]
     assert list(side_changes(neither, first, TEMPLATES)) == []
+
+
+def test_a_closed_answer_on_the_wrong_side_is_an_error_of_laterality():
+    closed = {"options": ("left", "right", "both", "none"), "question": "Which side?"}
+    for right, said, expected in ((0, 0, (0.0,)), (0, 1, (1.0,)), (2, 1, (1.0,)), (0, 3, ()), (3, 1, ())):
+        sample = closed | {"truth": SampleTruth(right_option=right)}
+        graded = grade(asked(Task.VQA, option_index=said, sample=sample), TEMPLATES)
+        assert graded.values["laterality_errors"] == expected
+        assert graded.values["accuracy"] == (float(right == said),)
 
 
 # --- words -------------------------------------------------------------------------------------------------------

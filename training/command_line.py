@@ -26,6 +26,7 @@ from training.samples import write_radiograph_sample
 from training.simulate_command import simulate_command
 from training.studies import open_kind
 from training.train import StageConfig, TrainConfig, Workbench, restore, set_up, train_adapters, train_stages
+from training.tune_command import tune_command
 from training.warping import Sampler
 from umit_pacs.handoffs import Task
 from umit_pacs.umit_model.checkpoint import SHIPPED_FOLDER, Manifest
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 data_app.command("simulate")(simulate_command)
 app.add_typer(data_app, name="data")
+app.command("tune")(tune_command)
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the bank and of the run.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="A few patients and steps: proves the path, learns nothing.")]

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from training.data_sets.pixel_files import below
+from training.data_sets.pixel_files import below, is_file
 from training.data_sets.reading import RowUnusable
 from umit_pacs.handoffs import Language, Task
 from umit_pacs.umit_model.samples import Sample, complete
@@ -29,7 +29,7 @@ def picture_of(root: Path, name: str) -> Path:
     """The picture of that name in `images/` or beside the list. Raises RowUnusable when it is in neither."""
     for folder in _FOLDERS:
         relative = f"{folder}/{name}" if folder else name
-        if (root / folder / name).is_file():
+        if is_file(root / folder / name):
             return below(root, relative)
     return below(root, f"images/{name}")
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import ast
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,7 @@ from training.data_sets.reading import (
 )
 from training.data_sets.splits import hashed_split
 from umit_pacs.handoffs import Language, Task
+from umit_pacs.pixels.stored_pictures import ARRAY_ERRORS
 from umit_pacs.umit_model.coordinate_frames import Box
 from umit_pacs.umit_model.samples import Sample, SampleTruth, Split, complete
 
@@ -66,8 +69,8 @@ def _class_names(root: Path) -> dict[str, list[str]] | Problem:
     path = next((root / name for name in _INFO if (root / name).is_file()), None)
     if path is None:
         return Problem(where=_INFO[0], reason="missing_file", detail=f"no {' or '.join(_INFO)} in the folder")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             named = json.loads(text)
         else:
@@ -134,8 +137,9 @@ def _sparse_boxes(path: Path, names: list[str], extent: tuple[int, int, int]) ->
     if shape[1:] != extent:
         raise RowUnusable("shape_contradicts_image", f"masks {shape} of an image {extent}")
     try:
-        matrix = sparse.load_npz(path).tocoo()
-    except (OSError, ValueError, KeyError) as exc:
+        with path.open("rb") as file:
+            matrix = sparse.load_npz(file).tocoo()
+    except (*ARRAY_ERRORS, KeyError, zipfile.BadZipFile, zlib.error) as exc:
         raise RowUnusable("unreadable_array", f"{path.name}: {exc}") from exc
     if matrix.shape[0] * matrix.shape[1] != int(np.prod(shape)):
         raise RowUnusable("shape_contradicts_image", f"{matrix.shape} in a file of {shape}")

@@ -7,6 +7,7 @@ each subset is read. Pictures are drawn from the archive one after another: at 2
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from training.data_sets.reading import DataSet, Found, Problem, Row
 from umit_pacs.handoffs import Language, Task
+from umit_pacs.pixels.stored_pictures import ARRAY_ERRORS
 from umit_pacs.umit_model.samples import Sample, SampleTruth, Split, complete
 
 _SIZES = ("_224", "_128", "_64", "")
@@ -132,12 +134,12 @@ def read(root: Path) -> Iterator[Found]:
         for key, split in _SPLITS:
             try:
                 yield from _rows(subset, path, key, split)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as exc:
+            except (*ARRAY_ERRORS, KeyError, zipfile.BadZipFile, zlib.error) as exc:
                 yield Problem(where=f"{path.name}:{key}", reason="unreadable_array", detail=str(exc))
 
 
 def _rows(subset: Subset, path: Path, key: str, split: Split) -> Iterator[Found]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         labels = archive[f"{key}_labels"]
     if labels.ndim != 2 or labels.shape[1] != 1:
         raise ValueError(f"{key}_labels of shape {labels.shape}")

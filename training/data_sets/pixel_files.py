@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from training.data_sets.reading import RowUnusable
 from umit_pacs.errors import StudyUnusable
-from umit_pacs.pixels.stored_pictures import picture_size, read_stack
+from umit_pacs.pixels.stored_pictures import ARRAY_ERRORS, picture_size, read_stack
 
 
 def below(root: Path, relative: str) -> Path:
@@ -19,9 +19,17 @@ def below(root: Path, relative: str) -> Path:
     if not relative.strip() or parts.is_absolute() or ".." in parts.parts:
         raise RowUnusable("path_outside", f"{relative!r} is no path below the folder")
     path = root / parts
-    if not path.is_file():
-        raise RowUnusable("missing_file", relative)
+    if not is_file(path):
+        raise RowUnusable("missing_file", relative[:200])
     return path
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file system takes is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 @lru_cache(maxsize=100_000)
@@ -45,7 +53,7 @@ def stored_mask(path: Path) -> NDArray[np.bool_]:
     """(D, H, W) of an `.npy` mask, (1, D, H, W) included. Raises RowUnusable when it holds none."""
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as exc:
+    except ARRAY_ERRORS as exc:
         raise RowUnusable("unreadable_array", path.name) from exc
     values = values[0] if values.ndim == 4 and len(values) == 1 else values
     if values.ndim != 3 or values.dtype.kind not in "buif":

@@ -121,26 +121,23 @@ def csv_entries(
     csv.field_size_limit(_LONGEST_CELL)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
-        header = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = header
-        if lacking := [name for name in required if name not in header]:
-            yield Problem(where=f"{path.name}:1", reason="missing_column", detail=", ".join(lacking))
-            return
-        yield from _unknown(header, {*required, *optional}, f"{path.name}:1")
-        rows = iter(reader)
-        while True:
-            try:
-                cells = next(rows)
-            except StopIteration:
+        try:
+            header = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = header
+            if lacking := [name for name in required if name not in header]:
+                yield Problem(where=f"{path.name}:1", reason="missing_column", detail=", ".join(lacking))
                 return
-            except (csv.Error, UnicodeDecodeError) as exc:
-                yield Problem(where=f"{path.name}:{reader.line_num}", reason="unreadable_row", detail=str(exc))
-                return
-            where = f"{path.name}:{reader.line_num}"
-            if None in cells or None in cells.values():
-                yield Problem(where=where, reason="wrong_number_of_cells", detail=f"{len(header)} columns")
-                continue
-            yield where, cells
+            yield from _unknown(header, {*required, *optional}, f"{path.name}:1")
+            for cells in reader:
+                yield _entry(f"{path.name}:{reader.line_num}", cells, len(header))
+        except (csv.Error, UnicodeDecodeError) as exc:
+            yield Problem(where=f"{path.name}:{reader.line_num + 1}", reason="unreadable_file", detail=str(exc))
+
+
+def _entry(where: str, cells: dict[Any, Any], columns: int) -> Entry | Problem:
+    if None in cells or None in cells.values():
+        return Problem(where=where, reason="wrong_number_of_cells", detail=f"{columns} columns")
+    return where, cells
 
 
 def json_entries(
@@ -213,7 +210,7 @@ def _unknown(names: Iterable[str], known: set[str], where: str) -> Iterator[Prob
 
 def words(cells: dict[str, Any], name: str) -> str:
     """A cell as text without surrounding blanks (answers may be numbers). Raises RowUnusable when it is empty."""
-    value = cells[name]
+    value = cells.get(name)
     text = "" if value is None else " ".join(str(value).split())
     if not text:
         raise RowUnusable("empty_cell", f"nothing in {name}")

@@ -109,7 +109,7 @@ def _boxes(root: Path, split: Split, study: str, modality: str) -> Iterator[Row]
     shown = _shown(split, f"{study}/source.jpg", picture)
     try:
         listed = [(str(name), box) for entry in json.loads((root / where).read_bytes()) for name, box in entry.items()]
-    except (ValueError, AttributeError) as exc:
+    except (ValueError, AttributeError, TypeError) as exc:
         raise RowUnusable("unreadable_file", str(exc)) from exc
     boxes: dict[str, tuple[Box, ...]] = {}
     for number, (name, values) in enumerate(listed, 1):

@@ -8,6 +8,7 @@ window. Everything else (16-bit pictures, arrays of other numbers) is modality v
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _PIXEL_BUDGET = 64 * 1024**2
 #: ITU-R BT.601, as `presentation.luminance`.
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
+#: what numpy raises for a damaged `.npy` file; its header is parsed as a Python literal
+ARRAY_ERRORS = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError)
 _DISPLAY_GREY = "display grey"
 
 
@@ -71,7 +74,7 @@ def read_stack(paths: Sequence[Path]) -> NDArray[Any]:
     if len(paths) == 1 and paths[0].suffix == ".npy":
         try:
             values = np.load(paths[0], allow_pickle=False, mmap_mode="r")
-        except (OSError, ValueError) as exc:
+        except ARRAY_ERRORS as exc:
             raise UndecodablePixels(f"{paths[0].name} is no array", reason="unreadable_array") from exc
         values = values[0] if values.ndim == 4 and len(values) == 1 else values
         if values.ndim != 3 or values.dtype.kind not in "uif" or not values.size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -499,3 +500,50 @@ def test_rows_of_another_trainer_are_refused_one_by_one(tmp_path):
         ("test_rows.jsonl:3", "missing_file"),
     ]
     assert counted.samples == {("test", "vqa", "en"): 1}
+
+
+# --- damage ------------------------------------------------------------------------------------------------------
+
+_JUNK = (
+    b"null",
+    b"-1",
+    b"1e999",
+    b"[]",
+    b"{}",
+    b'"\\ud800"',
+    b"\xff\xfe",
+    b"a" * 5000,
+    b"\x00",
+    b"../",
+    b"true",
+    b"NaN",
+)
+
+
+@pytest.mark.parametrize("name", published.PUBLISHED)
+def test_no_damage_ends_the_reading_without_a_word(name, tmp_path):
+    """Bytes changed, put in, taken out and cut off, anywhere in any file but the pictures."""
+    key, build = published.PUBLISHED[name]
+    build(tmp_path)
+    rng = random.Random(name)
+    files = sorted(
+        path for path in tmp_path.rglob("*") if path.is_file() and path.suffix not in {".png", ".jpg", ".bmp"}
+    )
+    for _ in range(12):
+        path = rng.choice(files)
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        at = rng.randrange(min(len(damaged), 400))
+        damage = rng.randrange(4)
+        if damage == 0:
+            damaged[at] = rng.randrange(256)
+        elif damage == 1:
+            damaged[at : at + rng.randrange(1, 12)] = rng.choice(_JUNK)
+        elif damage == 2:
+            del damaged[at : at + rng.randrange(1, 30)]
+        else:
+            del damaged[at:]
+        path.write_bytes(damaged)
+        counted = tally(DATA_SETS[key], tmp_path)
+        assert counted.total or counted.problems
+        path.write_bytes(whole)

@@ -2,7 +2,7 @@
 
 Layout: `train.json`, `validate.json` (on Hugging Face `validation.json`), `test.json`,
 `imgs/xmlabN/{source.jpg,detection.json}`. `detection.json` is a list of `{"Liver": [x, y, width, height]}` in pixels
-from the upper left corner.
+from the upper left corner. Its names are English; those of the table below are asked for in Chinese too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,46 @@ _FILES: dict[Split, tuple[str, ...]] = {
 _REQUIRED = ("img_name", "question", "answer", "q_lang", "answer_type", "qid")
 _OPTIONAL = ("img_id", "location", "modality", "base_type", "content_type", "triple")
 _MODALITIES = {"CT": "CT", "MRI": "MR", "X-Ray": "DX"}
+CHINESE_NAMES = {
+    "atelectasis": "肺不张",
+    "bladder": "膀胱",
+    "brain": "脑",
+    "brain edema": "脑水肿",
+    "brain stem": "脑干",
+    "cardiomegaly": "心影增大",
+    "colon": "结肠",
+    "duodenum": "十二指肠",
+    "effusion": "胸腔积液",
+    "esophagus": "食管",
+    "gallbladder": "胆囊",
+    "heart": "心脏",
+    "infiltration": "浸润",
+    "kidney": "肾脏",
+    "larynx": "喉",
+    "left femoral head": "左侧股骨头",
+    "left kidney": "左肾",
+    "left lung": "左肺",
+    "left parotid": "左侧腮腺",
+    "liver": "肝脏",
+    "liver cancer": "肝癌",
+    "lung": "肺",
+    "lung cancer": "肺癌",
+    "mass": "肿块",
+    "nodule": "结节",
+    "pancreas": "胰腺",
+    "pneumonia": "肺炎",
+    "pneumothorax": "气胸",
+    "rectum": "直肠",
+    "right femoral head": "右侧股骨头",
+    "right kidney": "右肾",
+    "right lung": "右肺",
+    "right parotid": "右侧腮腺",
+    "small bowel": "小肠",
+    "spinal cord": "脊髓",
+    "spleen": "脾脏",
+    "stomach": "胃",
+    "trachea": "气管",
+}
 
 
 def read(root: Path) -> Iterator[Found]:
@@ -114,19 +154,20 @@ def _boxes(root: Path, split: Split, study: str, modality: str) -> Iterator[Row]
     boxes: dict[str, tuple[Box, ...]] = {}
     for number, (name, values) in enumerate(listed, 1):
         boxes[name.strip()] = (*boxes.get(name.strip(), ()), _box(values, shown["extent"], f"box {number} ({name})"))
-    truth = SampleTruth(boxes=boxes)
-    for name in boxes:
-        sample = Sample(
-            id=f"slake-{study}-{name}",
-            modality=modality,
-            task=Task.DETECTION,
-            language=Language.ENGLISH,
-            target=name,
-            frame="norm1000",
-            truth=truth,
-            **shown,
-        )
-        yield Row(where=where, sample=complete(sample), pixels=(picture,))
+    in_chinese = {CHINESE_NAMES[name.lower()]: found for name, found in boxes.items() if name.lower() in CHINESE_NAMES}
+    for language, named in ((Language.ENGLISH, boxes), (Language.CHINESE, in_chinese)):
+        for name in named:
+            sample = Sample(
+                id=f"slake-{study}-{name}",
+                modality=modality,
+                task=Task.DETECTION,
+                language=language,
+                target=name,
+                frame="norm1000",
+                truth=SampleTruth(boxes=named),
+                **shown,
+            )
+            yield Row(where=where, sample=complete(sample), pixels=(picture,))
 
 
 def _box(values: Any, extent: tuple[int, int], what: str) -> Box:

@@ -139,14 +139,19 @@ def slake(root: Path) -> int:
     for image in (1, 2, 3):
         write_picture(root / f"imgs/xmlab{image}/source.jpg", width=64, height=48, seed=image)
         write_picture(root / f"imgs/xmlab{image}/mask.png", width=64, height=48)
-        boxes = [{"Liver": [4, 8, 20, 16]}, {"Kidney": [40.0, 30.0, 10.0, 10.0]}, {"Kidney": [1, 30, 10, 18]}]
+        boxes = [
+            {"Liver": [4, 8, 20, 16]},
+            {"Muscle": [1, 1, 2, 2]},
+            {"Kidney": [40.0, 30.0, 10.0, 10.0]},
+            {"Kidney": [1, 30, 10, 18]},
+        ]
         write_json(root / f"imgs/xmlab{image}/detection.json", boxes)
     english = row(0, 1, "en", "What modality is used to take this image?", "MRI", "OPEN")
     write_json(root / "train.json", [english, row(1, 1, "zh", "图像中是否包含肝脏?", "不包含", "CLOSED")])
     write_json(root / "validate.json", [row(2, 2, "en", "Does the picture contain liver?", "Yes", "CLOSED")])
     write_json(root / "test.json", [row(3, 3, "zh", "肺或者心脏哪个更大?", "心脏", "CLOSED")])
     (root / "mask.txt").write_text("Liver:1\n", encoding="utf-8")
-    return 4 + 3 * 2
+    return 4 + 3 * 5  # every name in English, two of the three in Chinese
 
 
 PATH_VQA_ROWS = [

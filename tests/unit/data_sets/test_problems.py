@@ -173,6 +173,9 @@ def test_a_detection_box_outside_its_picture_leaves_out_the_pictures_boxes_and_n
     assert counted.samples["train", "detection", "en"] == 0
     rows = [found for found in DATA_SETS["slake"].read(tmp_path) if isinstance(found, Row)]
     kidney = next(row.sample for row in rows if row.sample.id == "slake-xmlab2-Kidney")
+    chinese = next(row.sample for row in rows if row.sample.id == "slake-xmlab2-肾脏")
+    assert chinese.instruction == "请在图像中找出<|object_ref_start|> 肾脏<|object_ref_end|>"
+    assert chinese.answer == kidney.answer
     # x, y, width, height in 64x48 pixels, upper left corner first, in thousandths
     assert kidney.answer == "<|box_start|>(16,625),(172,1000)<|box_end|><|box_start|>(625,625),(781,833)<|box_end|>"
 
@@ -469,11 +472,12 @@ def test_stats_count_per_split_task_language_and_size(tmp_path):
     published.slake(tmp_path)
     counted = json.loads(run("stats", "slake", tmp_path, "--json").stdout)
     assert counted["samples"]["train vqa zh"] == 1
-    assert counted["samples"]["validation detection en"] == 2
+    assert counted["samples"]["validation detection en"] == 3
+    assert counted["samples"]["validation detection zh"] == 2
     assert counted["sizes"] == {"train 64x48": 1, "validation 64x48": 1, "test 64x48": 1}
     table = run("stats", "slake", tmp_path).output
     assert "detection" in table
-    assert "10 samples, 0 rows skipped." in table
+    assert "19 samples, 0 rows skipped." in table
 
 
 def test_list_says_licence_and_layout_of_everything():

@@ -482,6 +482,19 @@ def test_a_task_whose_look_is_not_there_is_refused(tmp_path):
         read_profile(tmp_path / "profile.toml")
 
 
+@pytest.mark.parametrize("name", ["../outside", "Capitals", "x" * 65])
+def test_a_name_that_is_no_folders_name_is_refused(umit, tmp_path, name):
+    with pytest.raises(InvalidConfiguration, match="--name"):
+        install_published(umit, tmp_path / "checkpoints", name=name)
+
+
+def test_a_profile_that_shows_a_modality_in_two_ways_is_refused(umit, tmp_path):
+    text = (SHIPPED_PROFILES / "umit.toml").read_text() + '\n[[tasks]]\ntask = "vqa"\nlooks = ["volume"]\n'
+    (tmp_path / "profile.toml").write_text(text)
+    with pytest.raises(InvalidConfiguration, match="two profiles for vqa of CT"):
+        install_published(umit, tmp_path / "checkpoints", profile=read_profile(tmp_path / "profile.toml"))
+
+
 def test_the_command_installs_a_published_folder_by_profile_and_name(umit, tmp_path):
     app = typer.Typer()
     models.register(app)

@@ -40,7 +40,8 @@ from umit_pacs.steps.prepare import prepare
 from umit_pacs.steps.route import route
 from umit_pacs.store.files import PayloadFiles, file_sha256
 from umit_pacs.store.payload import to_json
-from umit_pacs.umit_model.engine import Engine, load_engine
+from umit_pacs.umit_model.engine import Engine
+from umit_pacs.umit_model.engines import open_engine
 from umit_pacs.vocabulary import TemplateLibrary, load_templates
 
 
@@ -148,7 +149,7 @@ def analyse_studies(
 ) -> Iterator[OfflineOutcome]:
     """Run the steps for each study; one that cannot be used never stops the next. `on_step` is told what is done."""
     on_step("Loading the checkpoint")
-    engine = load_engine(settings.model, settings.checkpoints_folder)
+    engine = open_engine(settings.model, settings.checkpoints_folder)
     templates = load_templates(settings.compose.templates_folder)
     for study in studies:
         folder = out / study.study_instance_uid

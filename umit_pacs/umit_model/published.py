@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from umit_pacs.errors import CheckpointInvalid
+from pydantic import ValidationError
+
+from umit_pacs.errors import CheckpointInvalid, InvalidConfiguration
 from umit_pacs.umit_model.adapters import rewrite_adapter
 from umit_pacs.umit_model.checkpoint import (
     ADAPTER_CONFIG_FILE,
@@ -47,6 +49,8 @@ from umit_pacs.umit_model.weights import (
     stored_tensors,
     weight_files,
 )
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +91,7 @@ def install_published(
     """
     profile = profile or read_profile(SHIPPED_PROFILES / ("plain.toml" if _is_model(source) else "umit.toml"))
     plans = _plans(source, profile, name or profile.name or _name_from(source.resolve().name))
+    _assert_names(plans)
     for plan in plans:
         assert_name_is_free(plan.name, checkpoints_folder, replace=replace)
     with workplace(checkpoints_folder) as place:
@@ -142,19 +147,26 @@ def _make(plan: _Plan, source: Path, profile: ImportProfile, target: Path) -> Ma
         assert_adapter_files(source / folder)
         assert_downloaded_whole(source / folder)
         rewrite_adapter(source / folder, target / ADAPTERS_FOLDER / adapter, plan.model.network)
-    manifest = Manifest(
-        name=plan.name,
-        version=profile.version,
-        base_family=plan.model.family.name,
-        languages=profile.languages,
-        profiles=profile.task_profiles(plan.folders, plan.adapters, plan.model.family.frame),
-        quantisation=profile.quantisation,
-        compute_format=profile.compute_format or _compute_format(plan.model),
-        licence=profile.licence,
-        data_licence=profile.data_licence,
-        intended_use=profile.intended_use,
-    )
-    return write_manifest(target, manifest)
+    return write_manifest(target, _manifest(plan, profile))
+
+
+def _manifest(plan: _Plan, profile: ImportProfile) -> Manifest:
+    try:
+        return Manifest(
+            name=plan.name,
+            version=profile.version,
+            base_family=plan.model.family.name,
+            languages=profile.languages,
+            profiles=profile.task_profiles(plan.folders, plan.adapters, plan.model.family.frame),
+            quantisation=profile.quantisation,
+            compute_format=profile.compute_format or _compute_format(plan.model),
+            licence=profile.licence,
+            data_licence=profile.data_licence,
+            intended_use=profile.intended_use,
+        )
+    except ValidationError as exc:
+        # Two profiles for one question, or a modality shown in two ways.
+        raise InvalidConfiguration("the profile: " + "; ".join(error["msg"] for error in exc.errors())) from exc
 
 
 def _compute_format(model: _Model) -> Literal["float32", "bfloat16"]:
@@ -174,6 +186,12 @@ def _assert_nothing_else(source: Path, profile: ImportProfile) -> None:
     for path in sorted(source.iterdir()):
         if path.name not in known and path.is_dir() and not path.name.startswith("."):
             raise CheckpointInvalid(f"{path}: unexpected; the profile knows {', '.join(sorted(known))}")
+
+
+def _assert_names(plans: list[_Plan]) -> None:
+    for plan in plans:
+        if not _NAME.fullmatch(plan.name):
+            raise InvalidConfiguration(f"{plan.name!r}: names are of a-z, 0-9, dots and dashes, up to 64; see --name")
 
 
 def _is_model(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 REPLICATES = 500
 _TAIL_PERCENT = 2.5
+_SMALLEST_WIDTH = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +37,7 @@ def interval(
     once; NaN where it has none (no positive, say), and such draws are left out.
     is_distance: it is made of absolute values, like the calibration error, and therefore grows by drawing again; the
     draws are moved so that their mean is the value, and cut off at 0.
-    No interval is given for fewer than two studies, or when most draws have no value.
+    No interval is given for fewer than two studies, when most draws have no value, or when all have the same.
     """
     rows = _rows_by_study(studies)
     value = float(statistic(np.arange(len(studies))))
@@ -92,6 +93,9 @@ def _percentiles(value: float, drawn: NDArray[np.float64]) -> Interval:
     if len(known) < len(drawn) / 2:
         return Interval(value=value, low=None, high=None)
     low, high = np.percentile(known, [_TAIL_PERCENT, 100 - _TAIL_PERCENT])
+    # Draws that never differ (an AUC of 1, an F1 of 0) say nothing about other studies.
+    if high - low < _SMALLEST_WIDTH:
+        return Interval(value=value, low=None, high=None)
     return Interval(value=value, low=float(low), high=float(high))
 
 

@@ -212,3 +212,4 @@ def test_the_interval_of_a_calibration_error_holds_the_error():
 def test_where_there_is_no_spread_to_draw_from_there_is_no_interval():
     assert mean_interval(["a", "a"], [0.0, 1.0]).low is None
     assert interval(["a", "b"], lambda rows: math.nan).high is None
+    assert interval(["a", "b", "c"], lambda rows: 1.0).low is None, "an AUC of 1 on few studies is not certain"

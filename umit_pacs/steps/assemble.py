@@ -24,6 +24,7 @@ from pydicom.uid import UID
 
 from umit_pacs.errors import InconsistentStudy, RetryLater, StudyUnusable, UndecodablePixels
 from umit_pacs.handoffs import CompletionReason, InputSet, StoredInstance, StudyUID
+from umit_pacs.pixels.attributes import value
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.pixels.remembered_headers import MAXIMUM_HEADERS, ReadHeader
 from umit_pacs.settings import AssembleSettings
@@ -137,8 +138,8 @@ def assert_one_patient(
         except FileNotFoundError as exc:
             raise StudyUnusable("a stored file is gone", reason="stored_file_missing") from exc
         for keyword in _IDENTITY:
-            value = _identity(header, keyword)
-            if value and known.setdefault(keyword, (value, instance))[0] != value:
+            told = _identity(header, keyword)
+            if told and known.setdefault(keyword, (told, instance))[0] != told:
                 raise InconsistentStudy(_difference(keyword, known[keyword][1], instance), reason=TWO_PATIENTS)
 
 
@@ -262,7 +263,9 @@ def _read_ahead(instances: Sequence[StoredInstance], files: PayloadFiles, read: 
         return
     for instance in instances:
         with contextlib.suppress(UndecodablePixels, FileNotFoundError):
-            read(files.path(instance.relative_path))
+            header = read(files.path(instance.relative_path))
+            for tag in list(header.keys()):
+                value(header, (tag.group, tag.element))  # parses it: pydicom puts that off until somebody asks
 
 
 # --- who ---------------------------------------------------------------------------------------------------------

@@ -110,13 +110,15 @@ def infer(
     config: ConfigOption = None,
     as_json: JSONOption = False,
     runs: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 5,
+    studies: Annotated[int, typer.Option(min=1, help="Most radiographs answered at once.")] = 8,
 ) -> None:
-    """The whole task set on one radiograph with the configured checkpoint: loading, answers, memory."""
-    from umit_pacs.cli.bench_infer import bench_infer, infer_table
+    """The whole task set on a radiograph and a CT, beside the same model called task by task with plain generate."""
+    from umit_pacs.cli.bench_infer import bench_infer, infer_tables
 
-    row = bench_infer(settings_from(config), runs=runs)
+    times = bench_infer(settings_from(config), runs=runs, most_studies=studies)
     if as_json:
-        print_json({"machine": machine(), "row": asdict(row)})
+        print_json({"machine": machine(), "row": asdict(times)})
     else:
-        console.print(infer_table(row))
+        for table in infer_tables(times):
+            console.print(table)
         console.print(", ".join(machine().values()))

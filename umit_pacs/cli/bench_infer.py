@@ -1,121 +1,262 @@
-"""How long the model takes for everything it can be asked about one radiograph."""
+"""How fast the engine answers the whole task set, beside the same model called task by task with plain `generate`."""
 
 from __future__ import annotations
 
-import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from statistics import median
 
 import psutil
+import torch
 from rich.table import Table
 
-from umit_pacs.cli.sample_studies import write_radiograph
-from umit_pacs.handoffs import Language, PreparedSeries, SeriesUID, Task, TaskOrder
-from umit_pacs.pixels.decoding_process import DecodingProcess
-from umit_pacs.pixels.series import open_series, prepare_images
+from umit_pacs.cli.bench_plain import PlainAnswer, PlainModel
+from umit_pacs.cli.bench_tasks import prepared_ct, prepared_radiograph, task_set
+from umit_pacs.errors import OutOfAcceleratorMemory
+from umit_pacs.handoffs import Language, PreparedSeries, TaskOrder
 from umit_pacs.settings import Settings
-from umit_pacs.umit_model.engine import Engine, load_engine
-from umit_pacs.vocabulary import SRTemplate, TemplateLibrary, load_templates
+from umit_pacs.umit_model.engine import LocalEngine
+from umit_pacs.umit_model.loader import LoadedModel, load_model
+from umit_pacs.umit_model.mixed_adapters import MixedAdapters
+from umit_pacs.umit_model.model_answer import ModelAnswer
+from umit_pacs.vocabulary import TemplateLibrary, load_templates
 
-MODALITY = "CR"
-QUESTIONS = {
-    Language.ENGLISH: (
-        ("Is there a nodule or mass?", "Is the heart enlarged?", "Is there a pneumothorax?"),
-        ("yes", "no"),
-    ),
-    Language.CHINESE: (("有结节或肿块吗?", "心脏增大吗?", "有气胸吗?"), ("有", "没有")),
-}
+#: (name, modality, template) of the studies
+STUDIES = (("radiograph", "CR", "chest_radiograph"), ("CT", "CT", "chest_ct"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InferTime:
-    """The whole task set (a report, every finding, three questions) on the demo's radiograph."""
+class StudyTime:
+    """The whole task set on one study; times are medians of runs that alternate between the two ways."""
 
+    study: str
+    orders: int
+    #: tokens of all plain answers, end marks not counted
+    tokens: int
+    engine_s: float
+    plain_s: float
+    #: plain over engine, by the clock and by the process's CPU time, which others on the machine disturb less
+    ratio: float
+    cpu_ratio: float
+    studies_per_minute: float
+    tokens_per_s: float
+    #: one closed question or, without any, the report: pixels to answer
+    first_answer_s: float
+    #: answers of the engine that are the plain ones, character by character
+    same_answers: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManyTime:
+    """Several equal radiographs answered at once, all their orders in one batch."""
+
+    studies: int
+    rows: int
+    studies_per_minute: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferTimes:
     checkpoint: str
     device: str
     quantisation: str
-    orders: int
     #: checkpoint on disk -> ready, hashes included
     load_s: float
-    #: the same series for the first time in the process
-    first_s: float
-    #: median of the runs after it
-    whole_answer_s: float
-    orders_per_s: float
-    #: one report alone
-    report_s: float
-    #: resident memory of the process with the model, after the runs
-    resident_mb: float
+    studies: tuple[StudyTime, ...]
+    #: both studies, one after the other
+    ratio: float
+    many: tuple[ManyTime, ...]
+    #: choosing the adapter of every row of a batch of 8; None without adapters
+    adapter_switch_ms: float | None
+    #: peft's `set_adapter`, which the engine does not need
+    peft_switch_ms: float | None
+    #: of the process, after all runs; on an accelerator its largest allocation instead
+    memory_mb: float
 
 
-def bench_infer(settings: Settings, *, runs: int = 5, language: Language = Language.ENGLISH) -> InferTime:
-    """Load the configured checkpoint and time it on one radiograph."""
+def bench_infer(
+    settings: Settings,
+    *,
+    runs: int = 5,
+    most_studies: int = 8,
+    language: Language = Language.ENGLISH,
+    kinds: Sequence[tuple[str, str, str]] = STUDIES,
+) -> InferTimes:
+    """Load the configured checkpoint and time it on the demo's studies.
+
+    kinds: name, modality and template of each. The input check is left out: what it refuses would take no time.
+    """
     started = time.monotonic()
-    engine = load_engine(settings.model, settings.checkpoints_folder)
+    loaded = load_model(settings.model, settings.checkpoints_folder)
     load_s = time.monotonic() - started
+    plain = PlainModel(loaded, loaded.network.model.visual.patch_embed.proj)
+    engine = LocalEngine(loaded, input_checks={}, maximum_batch=settings.model.maximum_batch)
     templates = load_templates(settings.compose.templates_folder)
-    orders = task_set(templates.by_key("chest_radiograph"), language)
-    series = _prepared_radiograph(engine, orders[0], settings)
-    first_s = _timed(engine, series, orders, templates)
-    times = [_timed(engine, series, orders, templates) for _ in range(runs)]
-    return InferTime(
+    asked = _asked(loaded, engine, templates, settings, language, kinds)
+    studies = tuple(_time_study(name, engine, plain, *own, templates, runs=runs) for name, own in asked.items())
+    return InferTimes(
         checkpoint=f"{engine.identity.name} {engine.identity.version}",
         device=engine.identity.device,
         quantisation=engine.identity.quantisation,
-        orders=len(orders),
         load_s=load_s,
-        first_s=first_s,
-        whole_answer_s=median(times),
-        orders_per_s=len(orders) / median(times),
-        report_s=median(_timed(engine, series, orders[:1], templates) for _ in range(runs)),
-        resident_mb=psutil.Process().memory_info().rss / 1024**2,
+        studies=studies,
+        ratio=sum(study.plain_s for study in studies) / sum(study.engine_s for study in studies),
+        many=_time_many(loaded, *next(iter(asked.values())), templates, most_studies),
+        adapter_switch_ms=_own_switch_ms(loaded),
+        peft_switch_ms=_peft_switch_ms(loaded),
+        memory_mb=_memory_mb(loaded.device),
     )
 
 
-def task_set(template: SRTemplate, language: Language) -> list[TaskOrder]:
-    """A report, all the template's findings as detections, and three closed questions."""
+Asked = dict[str, tuple[PreparedSeries, list[TaskOrder]]]
 
-    def order(task: Task, *, target: str = "", question: str = "", options: tuple[str, ...] = ()) -> TaskOrder:
-        return TaskOrder(
-            task=task,
-            language=language,
-            series_instance_uid=SeriesUID("1"),
-            target=target,
-            question=question,
-            options=options,
-            template=template.key,
+
+def _asked(
+    loaded: LoadedModel,
+    engine: LocalEngine,
+    templates: TemplateLibrary,
+    settings: Settings,
+    language: Language,
+    kinds: Sequence[tuple[str, str, str]],
+) -> Asked:
+    asked: Asked = {}
+    for name, modality, key in kinds:
+        orders = task_set(templates.by_key(key), modality, language, loaded.manifest)
+        if orders:
+            prepared = prepared_ct if modality == "CT" else prepared_radiograph
+            asked[name] = prepared(engine.requirements(orders[0], modality), settings), orders
+    return asked
+
+
+def _time_study(
+    name: str,
+    engine: LocalEngine,
+    plain: PlainModel,
+    series: PreparedSeries,
+    orders: list[TaskOrder],
+    templates: TemplateLibrary,
+    *,
+    runs: int,
+) -> StudyTime:
+    answers: list[ModelAnswer] = engine.answer(series, orders, templates)
+    reference: list[PlainAnswer] = plain.answer(series, orders, templates)
+    first = next((order for order in orders if order.options), orders[0])
+    own, other, alone = [], [], []
+    for _ in range(runs):
+        other.append(_taken(lambda: plain.answer(series, orders, templates)))
+        own.append(_taken(lambda: engine.answer(series, orders, templates)))
+        alone.append(_taken(lambda: engine.answer(series, [first], templates)))
+    engine_s, plain_s = (median(taken.wall_s for taken in runs_of) for runs_of in (own, other))
+    engine_cpu_s, plain_cpu_s = (median(taken.cpu_s for taken in runs_of) for runs_of in (own, other))
+    tokens = sum(answer.tokens for answer in reference)
+    return StudyTime(
+        study=name,
+        orders=len(orders),
+        tokens=tokens,
+        engine_s=engine_s,
+        plain_s=plain_s,
+        ratio=plain_s / engine_s,
+        cpu_ratio=plain_cpu_s / engine_cpu_s,
+        studies_per_minute=60.0 / engine_s,
+        tokens_per_s=tokens / engine_s,
+        first_answer_s=median(taken.wall_s for taken in alone),
+        same_answers=sum(one.answer_text == said.text for one, said in zip(answers, reference, strict=True)),
+    )
+
+
+def _time_many(
+    loaded: LoadedModel,
+    series: PreparedSeries,
+    orders: list[TaskOrder],
+    templates: TemplateLibrary,
+    most_studies: int,
+) -> tuple[ManyTime, ...]:
+    """1, 2, 4, ... studies at once, as long as memory holds them in one batch."""
+    found = []
+    studies = 1
+    while studies <= most_studies:
+        rows = studies * len(orders)
+        engine = LocalEngine(loaded, input_checks={}, maximum_batch=rows)
+        asked = [(series, orders)] * studies
+        try:
+            took_s = _taken(partial(engine.answer_many, asked, templates)).wall_s
+        except OutOfAcceleratorMemory:
+            break
+        found.append(ManyTime(studies=studies, rows=rows, studies_per_minute=60.0 * studies / took_s))
+        studies *= 2
+    return tuple(found)
+
+
+def _own_switch_ms(loaded: LoadedModel) -> float | None:
+    if loaded.peft_model is None:
+        return None
+    adapters = MixedAdapters(loaded.peft_model)
+    return _median_ms([partial(adapters.select, [name] * 8) for name in loaded.manifest.adapters])
+
+
+def _peft_switch_ms(loaded: LoadedModel) -> float | None:
+    model = loaded.peft_model
+    if model is None:
+        return None
+    names = loaded.manifest.adapters
+    return _median_ms([partial(model.set_adapter, name, inference_mode=True) for name in names])
+
+
+def _median_ms(switches: Sequence[Callable[[], object]], *, rounds: int = 5) -> float:
+    """Of choosing each adapter in turn."""
+    return 1000.0 * median(_taken(switch).wall_s for _ in range(rounds) for switch in switches)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Taken:
+    wall_s: float
+    cpu_s: float
+
+
+def _taken(run: Callable[[], object]) -> _Taken:
+    started, started_cpu = time.perf_counter(), time.process_time()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return _Taken(wall_s=time.perf_counter() - started, cpu_s=time.process_time() - started_cpu)
+
+
+def _memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1024**2
+    return float(psutil.Process().memory_info().rss) / 1024**2
+
+
+_ROWS: tuple[tuple[str, Callable[[StudyTime], str]], ...] = (
+    ("orders, tokens", lambda row: f"{row.orders}, {row.tokens}"),
+    ("engine", lambda row: f"{row.engine_s:.3f} s"),
+    ("task by task with plain generate", lambda row: f"{row.plain_s:.3f} s"),
+    ("plain over engine", lambda row: f"{row.ratio:.1f}"),
+    ("the same in CPU time", lambda row: f"{row.cpu_ratio:.1f}"),
+    ("studies per minute", lambda row: f"{row.studies_per_minute:.0f}"),
+    ("tokens per second", lambda row: f"{row.tokens_per_s:.0f}"),
+    ("first answer", lambda row: f"{row.first_answer_s:.3f} s"),
+    ("answers as plain generate's", lambda row: f"{row.same_answers} of {row.orders}"),
+)
+
+
+def infer_tables(times: InferTimes) -> Sequence[Table]:
+    """What was measured, for people."""
+    title = f"{times.checkpoint}, {times.quantisation}, on {times.device}"
+    studies = Table("whole task set", *(row.study for row in times.studies), title=title)
+    for label, cell in _ROWS:
+        studies.add_row(label, *(cell(row) for row in times.studies))
+    figures = Table("figure", "value")
+    figures.add_row("both studies, plain over engine", f"{times.ratio:.1f}")
+    figures.add_row("load", f"{times.load_s:.2f} s")
+    for many in times.many:
+        figures.add_row(
+            f"{many.studies} radiographs at once, {many.rows} rows", f"{many.studies_per_minute:.0f} studies/min"
         )
-
-    questions, options = QUESTIONS[language]
-    return [
-        order(Task.REPORT),
-        *(order(Task.DETECTION, target=finding) for finding in template.findings),
-        *(order(Task.VQA, question=question, options=options) for question in questions),
-    ]
-
-
-def infer_table(row: InferTime) -> Table:
-    table = Table("Figure", "Value", title=f"{row.checkpoint}, {row.quantisation}, on {row.device}")
-    table.add_row("load", f"{row.load_s:.2f} s")
-    table.add_row(f"first answer, {row.orders} orders", f"{row.first_s:.2f} s")
-    table.add_row("the same again", f"{row.whole_answer_s:.2f} s")
-    table.add_row("orders per second", f"{row.orders_per_s:.1f}")
-    table.add_row("report alone", f"{row.report_s:.2f} s")
-    table.add_row("resident memory", f"{row.resident_mb:.0f} MB")
-    return table
-
-
-def _prepared_radiograph(engine: Engine, order: TaskOrder, settings: Settings) -> PreparedSeries:
-    with tempfile.TemporaryDirectory(prefix="umit-pacs-bench-") as name, DecodingProcess(settings.model) as decoder:
-        study = write_radiograph(Path(name))
-        series = open_series(sorted(study.folder.glob("*.dcm")))
-        images = prepare_images(series, engine.requirements(order, MODALITY), decoder)
-    return PreparedSeries(series_instance_uid=SeriesUID("1"), images=images)
-
-
-def _timed(engine: Engine, series: PreparedSeries, orders: list[TaskOrder], templates: TemplateLibrary) -> float:
-    started = time.monotonic()
-    engine.answer(series, orders, templates)
-    return time.monotonic() - started
+    if times.adapter_switch_ms is not None and times.peft_switch_ms is not None:
+        figures.add_row("adapters of a batch of 8", f"{times.adapter_switch_ms:.2f} ms")
+        figures.add_row("peft's set_adapter", f"{times.peft_switch_ms:.2f} ms")
+    figures.add_row("memory", f"{times.memory_mb:.0f} MB")
+    return studies, figures

@@ -191,6 +191,7 @@ def test_no_error_among_few_studies_is_not_taken_for_never():
     assert (none.low, none.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 20)))
     every = mean_interval([str(n) for n in range(20)], [1.0] * 20, is_share=True)
     assert (every.low, every.high) == (pytest.approx(0.025 ** (1 / 20)), 1.0)
+    assert interval([str(n) for n in range(20)], lambda rows: 1.0, is_share=True) == every
 
 
 def test_the_interval_of_a_calibration_error_holds_the_error():

@@ -22,6 +22,7 @@ from tests.model_fixtures import (
     volume,
 )
 from tests.tiny_checkpoint import IMAGE_PX, SLICES, tiny_answers, tiny_manifest, write_tiny_checkpoint
+from umit_pacs.cli.checks import check_checkpoint
 from umit_pacs.errors import InvalidConfiguration, ModelBusy, NoUsableFrames
 from umit_pacs.handoffs import Abstention, Language, Task
 from umit_pacs.node.work_process import HotEngine
@@ -262,6 +263,15 @@ def test_a_check_of_images_that_cannot_be_made_is_not_skipped_in_silence(server,
     with pytest.raises(InvalidConfiguration, match="skip_input_check"):
         connected(server, own_tiny_folder)
     connected(server, own_tiny_folder, skip_input_check=True)
+
+
+def test_the_doctor_asks_the_server_for_all_of_the_checkpoint(server, tiny_folder):  # noqa: F811
+    settings = Settings(model=remote_settings(server, tiny_folder))
+    findings = list(check_checkpoint(settings))
+    assert [(finding.check, finding.is_ok) for finding in findings] == [("checkpoint", True), ("model server", True)]
+    server.adapters.remove("vqa")
+    with pytest.raises(InvalidConfiguration, match="adapter vqa"):
+        list(check_checkpoint(settings))
 
 
 # --- failures ----------------------------------------------------------------------------------------------------

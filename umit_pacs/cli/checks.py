@@ -211,10 +211,17 @@ def check_rules(settings: Settings) -> Iterator[Finding]:
 
 
 def check_checkpoint(settings: Settings) -> Iterator[Finding]:
-    """The checkpoint's files are those of its manifest, and the accelerator is there."""
+    """The checkpoint's files are those of its manifest, and what runs it is there: accelerator or server."""
     folder = find_checkpoint(settings.model.checkpoint, settings.checkpoints_folder)
     manifest = verify(folder)
     yield Finding(check="checkpoint", is_ok=True, detail=f"{manifest.name} {manifest.version}: every file as listed")
+    if settings.model.engine == "remote":
+        from umit_pacs.umit_model.chat_api import ChatAPI
+        from umit_pacs.umit_model.remote_engine import assert_served
+
+        assert_served(ChatAPI(settings.model.remote, connections=1).models(), manifest, settings.model)
+        yield Finding(check="model server", is_ok=True, detail=f"{settings.model.remote.url} serves all of it")
+        return
     import torch
 
     if torch.cuda.is_available():

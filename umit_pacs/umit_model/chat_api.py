@@ -6,6 +6,7 @@ redirect, certificates verified. What the server says in an error is not repeate
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from umit_pacs.errors import InvalidConfiguration, ModelBusy
 from umit_pacs.settings import RemoteSettings
+
+# It writes a line per request.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 #: the most that vLLM gives unless it is told otherwise (--max-logprobs)
 TOP_LOGPROBS = 20

@@ -22,11 +22,11 @@ from training.data_command import app as data_app
 from training.evaluate import EvaluationConfig
 from training.export import calibrate_and_evaluate, export
 from training.model import ModelConfig
-from training.samples import write_radiograph_sample
+from training.samples import SampleKind, write_sample
 from training.simulate_command import simulate_command
 from training.studies import open_kind
 from training.train import StageConfig, TrainConfig, Workbench, restore, set_up, train_adapters, train_stages
-from training.tune_command import tune_command
+from training.tune_command import compare_command, tune_command
 from training.warping import Sampler
 from umit_pacs.handoffs import Task
 from umit_pacs.umit_model.checkpoint import SHIPPED_FOLDER, Manifest
@@ -40,6 +40,7 @@ app = typer.Typer(
 data_app.command("simulate")(simulate_command)
 app.add_typer(data_app, name="data")
 app.command("tune")(tune_command)
+app.command("compare")(compare_command)
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the bank and of the run.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="A few patients and steps: proves the path, learns nothing.")]
@@ -124,11 +125,12 @@ def evaluate(
 
 @app.command()
 def sample(
-    folder: Annotated[Path, typer.Argument(help="Where to write radiograph.dcm.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write the DICOM files.")],
+    kind: Annotated[SampleKind, typer.Option(help="Which study.")] = "radiograph",
     seed: Annotated[int, typer.Option(help="Decides the patient and the findings.")] = 1,
 ) -> None:
-    """Write one simulated radiograph as DICOM; prints its Study Instance UID, a tab, and what is true of it."""
-    print("\t".join(write_radiograph_sample(folder, seed=seed)))
+    """Write one simulated study as DICOM; prints its Study Instance UID, a tab, and what is true of it."""
+    print("\t".join(write_sample(folder, kind, seed=seed)))
 
 
 @app.command()

@@ -11,9 +11,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from training.tuning.comparisons import comparisons
 from training.tuning.config import TuneConfig, read_config
 from training.tuning.loop import OnStep, tune
 from umit_pacs.errors import InvalidConfiguration, UmitPacsError
+from umit_pacs.umit_model.samples import read_samples, write_samples
 
 console = Console()
 
@@ -37,6 +39,21 @@ def tune_command(
         console.print(f"[bold red]{exc.detail}[/]", highlight=False)
         raise typer.Exit(2 if isinstance(exc, InvalidConfiguration) else 1) from exc
     _say_what_came_out(config)
+
+
+def compare_command(
+    samples: Annotated[Path, typer.Argument(help="JSONL file of samples whose truth names findings.", exists=True)],
+    count: Annotated[int, typer.Option(help="Comparisons to make.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Decides which pictures are compared.", min=0)] = 1,
+) -> None:
+    """Write comparisons of two images each, for stage 1, to comparisons.jsonl beside the samples."""
+    target = samples.with_name("comparisons.jsonl")
+    try:
+        written = write_samples(target, comparisons(list(read_samples(samples)), count, seed))
+    except (UmitPacsError, ValueError) as exc:
+        console.print(f"[bold red]{exc}[/]", highlight=False)
+        raise typer.Exit(1) from exc
+    console.print(f"{written} comparisons: {target}", highlight=False)
 
 
 def _say_what_came_out(config: TuneConfig) -> None:

@@ -24,7 +24,9 @@ Method = Literal["full", "lora", "qlora"]
 class SourceConfig(Record):
     """One file of samples."""
 
-    path: Path = Field(description="JSONL file of samples; its pixels lie beside it.")
+    path: Path = Field(
+        description="JSONL file of samples beside its pixels, or a folder with train.jsonl and validation.jsonl."
+    )
     repeat: float = Field(1.0, gt=0, description="How often one epoch draws each of its samples; 0.5: every other one.")
 
 

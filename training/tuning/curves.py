@@ -22,8 +22,8 @@ _PANELS = {
     "learning rates": tuple(f"rate_{part}" for part in PARTS),
     "norm of the gradients before clipping": ("gradient_norm",),
 }
-#: steps whose mean is drawn
-_WINDOW = 20
+#: A mean over this share of the steps is drawn of what is noisy, over `_WINDOW` at most.
+_SMOOTHED, _SHARE, _WINDOW = ("loss", "right", "gradient_norm"), 0.1, 20
 
 
 def draw_curves(run: Path) -> tuple[Path, Path]:
@@ -44,11 +44,10 @@ def _draw_panel(axes: Axes, rows: list[dict[str, Any]], title: str, keys: Sequen
         if not seen:
             continue
         steps, values = np.array(seen).T
-        is_sparse = key.startswith("held_out")
-        width = 1 if is_sparse else min(_WINDOW, len(values))
+        width = max(1, min(_WINDOW, round(_SHARE * len(values)))) if key in _SMOOTHED else 1
         mean = np.convolve(values, np.ones(width) / width, mode="valid")
         name = key.replace("_", " ")
-        axes.plot(steps[width - 1 :], mean, marker="o" if is_sparse else "", label=name)
+        axes.plot(steps[width - 1 :], mean, marker="o" if key.startswith("held_out") else "", label=name)
     axes.set_title(title)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)

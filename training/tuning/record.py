@@ -35,7 +35,7 @@ def record_run(config: TuneConfig, files: list[SampleFile], *, processes: int, d
         "base_sha256": {path.name: sha256_of(path) for path in weight_files(config.base)},
         "base_family": family_of(config.base).name,
         "profile": config.import_profile().model_dump(mode="json"),
-        "samples": {file.source.path.name: dict(sorted(file.counts.items())) for file in files},
+        "samples": {file.name: dict(sorted(file.counts.items())) for file in files},
     }
     path = config.run / RECORD_FILE
     starts = _earlier_starts(path, made_from)

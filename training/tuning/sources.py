@@ -19,6 +19,8 @@ from umit_pacs.errors import InvalidConfiguration, SampleInvalid
 from umit_pacs.umit_model.checkpoint import sha256_of
 from umit_pacs.umit_model.samples import Sample, Split, from_line, verify
 
+USED_SPLITS: tuple[Split, ...] = ("train", "validation")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
@@ -46,6 +48,11 @@ class SampleFile:
     pixels: frozenset[str]
     counts: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def name(self) -> str:
+        """Folder and file, without where they lie."""
+        return f"{self.source.path.parent.name}/{self.source.path.name}"
+
     def places(self, split: Split) -> list[Place]:
         return [Place(file=self.source.path, offset=int(offset)) for offset in self.offsets[split]]
 
@@ -57,12 +64,26 @@ def open_files(config: TuneConfig, *, on_sample: Callable[[], object] = lambda: 
     group is both learned from and held out.
     """
     groups: dict[str, set[str]] = {"train": set(), "validation": set()}
-    files = [_open(source, config, groups, on_sample) for source in config.data.files]
+    sources = [file for source in config.data.files for file in _files_of(source)]
+    files = [_open(source, config, groups, on_sample) for source in sources]
     if not any(len(file.offsets["train"]) for file in files):
         raise InvalidConfiguration("data: no sample of split train is left after tasks and kinds")
     if shared := sorted(groups["train"] & groups["validation"]):
         raise InvalidConfiguration(f"data: {len(shared)} groups are both in train and in validation, e.g. {shared[0]}")
     return files
+
+
+def _files_of(source: SourceConfig) -> list[SourceConfig]:
+    """The file itself; of a folder, the files of the splits that are used.
+
+    Raises InvalidConfiguration when there is nothing.
+    """
+    if not source.path.is_dir():
+        return [source]
+    found = [source.path / f"{split}.jsonl" for split in USED_SPLITS if (source.path / f"{split}.jsonl").is_file()]
+    if not found:
+        raise InvalidConfiguration(f"{source.path}: neither train.jsonl nor validation.jsonl")
+    return [source.model_copy(update={"path": path}) for path in found]
 
 
 def _open(
@@ -124,7 +145,7 @@ def data_sha256(files: list[SampleFile]) -> str:
     """
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.source.path.name} {file.sha256}\n".encode())
+        digest.update(f"{file.name} {file.sha256}\n".encode())
         for path in sorted(file.pixels):
             try:
                 digest.update(f"{path} {sha256_of(file.source.path.parent / path)}\n".encode())

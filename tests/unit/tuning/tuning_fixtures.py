@@ -69,6 +69,8 @@ def _questions(number: int) -> list[Sample]:
     box = ((8.0 + number, 6.0), (40.0, 30.0 + number))
     truth = SampleTruth(
         right_option=number % 2,
+        findings={"pleural_effusion": "present" if number % 2 else "absent", "nodule": "present"},
+        sides={"pleural_effusion": "left"} if number % 2 else {},
         boxes={"nodule": (box,)},
         landmarks={"carina": (30.0 + number, 20.0)},
     )

@@ -1,25 +1,153 @@
-"""A simulated radiograph as a PACS would hold it, with its truth in words: for demonstrations and load."""
+"""Simulated studies as a PACS would hold them, with their truth in words: for demonstrations, tests and load.
+
+Beside the images of a volume lies `truth.json`: findings, sides, boxes in voxels of the series, and measures.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from pydicom.uid import ComputedRadiographyImageStorage, generate_uid
+from scipy import ndimage
 
 from training.anatomy import load_anatomy
+from training.brain_mr import BrainMR, BrainScan, simulate_brain_mr
+from training.chest_ct import EDGE_PX, FINER_ZYX, SLICES, CTFinding, CTPatient, draw_findings
 from training.chest_radiographs import project_patient
+from training.dicom_series import Examination, write_ct_series, write_mr_series, write_pet_series
 from training.exposure import PIXEL_MM, take_radiograph
-from training.truth import Truth
-from training.warping import Sampler
+from training.head_template import load_head
+from training.head_warping import HeadSampler
+from training.pet_ct import PetCt, PetCtScan, simulate_pet_ct
+from training.placement import Placement, VoxelBox, block_mean
+from training.truth import Truth, side_of
+from training.volume_studies import measures_of
+from training.warping import Sampler, draw_warp
 from umit_pacs.cli.sample_studies import new_instance
 from umit_pacs.handoffs import Language
+from umit_pacs.umit_model.coordinate_frames import Box
 from umit_pacs.vocabulary import load_templates
+
+SampleKind = Literal["radiograph", "ct", "pet_ct", "brain_mr"]
 
 #: samples are drawn apart from every patient of the bank, whatever their seed.
 _APART = 0x5A3B1E
 _EDGE_PX = 512
 _BITS = 12
+
+
+def write_sample(folder: Path, kind: SampleKind, *, seed: int) -> tuple[str, str]:
+    """Write one study of a kind; returns its Study Instance UID and what is true of it.
+
+    The same seed gives the same patient and the same findings.
+    """
+    match kind:
+        case "radiograph":
+            return write_radiograph_sample(folder, seed=seed)
+        case "ct":
+            return write_ct_sample(folder, Sampler(load_anatomy()), seed=seed)
+        case "pet_ct":
+            return write_pet_ct_sample(folder, Sampler(load_anatomy()), seed=seed)
+        case "brain_mr":
+            return write_brain_mr_sample(folder, HeadSampler(load_head()), seed=seed)
+
+
+def write_ct_sample(folder: Path, sampler: Sampler, *, seed: int) -> tuple[str, str]:
+    """A chest CT of 96 slices.
+
+    Findings are put into the model's coarse volume, as in training, and what they change there is added to the fine
+    one.
+    """
+    rng = np.random.default_rng((_APART, 1, seed))
+    edge_mm, length_mm = rng.uniform(310, 420), rng.uniform(270, 330)
+    spacing = (length_mm / SLICES, edge_mm / EDGE_PX, edge_mm / EDGE_PX)
+    centre = (rng.uniform(-10, 15), rng.uniform(-20, 20), rng.uniform(-15, 15))
+    placement = Placement(shape=(SLICES, EDGE_PX, EDGE_PX), spacing_zyx_mm=spacing, centre_zyx_mm=centre)
+    fine = placement.finer(FINER_ZYX)
+    filled, labels = sampler.fill(sampler.positions(draw_warp(rng), fine.points_mm()))
+    middle = labels[FINER_ZYX[0] // 2 :: FINER_ZYX[0], :: FINER_ZYX[1], :: FINER_ZYX[2]]
+    lobes = np.where((middle >= 10) & (middle <= 14), middle, 0).astype(np.uint8)
+    coarse = block_mean(filled[0], FINER_ZYX).astype(np.float16)
+    with_findings, findings = draw_findings(CTPatient(hu=coarse, lobes=lobes, spacing_zyx_mm=spacing), rng)
+    change = ndimage.zoom(with_findings - coarse.astype(np.float32), FINER_ZYX, order=1, grid_mode=True, mode="nearest")
+    noise = ndimage.gaussian_filter(rng.normal(size=fine.shape).astype(np.float32), (0, 0.6, 0.6)) * rng.uniform(15, 50)
+    examination = _examination("ct", seed, "SIMULATED CHEST CT", "CHEST")
+    truth = _ct_truth(findings, fine)
+    write_ct_series(folder, filled[0] + change + noise, fine, examination)
+    return _with_truth(folder, examination, truth, {})
+
+
+def write_pet_ct_sample(folder: Path, sampler: Sampler, *, seed: int, scan: PetCtScan | None = None) -> tuple[str, str]:
+    """An FDG PET and its CT, two series with one frame of reference."""
+    study = simulate_pet_ct(sampler, np.random.default_rng((_APART, 2, seed)), scan)
+    examination = dataclasses.replace(
+        _examination("pet_ct", seed, "SIMULATED FDG PET/CT CHEST", "CHEST"), weight_kg=study.injection.weight_kg
+    )
+    write_ct_series(folder, study.hu, study.ct, examination)
+    write_pet_series(folder, study.suv, study.pet, examination, study.injection)
+    facts = _facts(study) | {"injection": dataclasses.asdict(study.injection)}
+    return _with_truth(folder, examination, study.truth(), facts)
+
+
+def write_brain_mr_sample(
+    folder: Path, sampler: HeadSampler, *, seed: int, scan: BrainScan | None = None
+) -> tuple[str, str]:
+    """A T1-weighted MR of the brain."""
+    study = simulate_brain_mr(sampler, np.random.default_rng((_APART, 3, seed)), scan)
+    examination = _examination("brain_mr", seed, "SIMULATED BRAIN MR", "BRAIN")
+    write_mr_series(folder, study.signal, study.placement, examination)
+    facts = _facts(study) | {"tissue_share": study.tissue_share}
+    return _with_truth(folder, examination, study.truth(), facts)
+
+
+def _examination(kind: SampleKind, seed: int, description: str, body_part: str) -> Examination:
+    return Examination(
+        study_uid=str(generate_uid(entropy_srcs=["umit-pacs sample", kind, str(seed)])),
+        patient_id=f"SIM-{kind.upper()}-{seed}",
+        description=description,
+        body_part=body_part,
+    )
+
+
+def _facts(study: PetCt | BrainMR) -> dict[str, Any]:
+    """Lesions as they were put in, in the order of the simulation, and measures, the largest first."""
+    return {
+        "lesions": [dataclasses.asdict(lesion) for lesion in study.lesions],
+        "measures": [dataclasses.asdict(measure) for measure in measures_of(study)],
+    }
+
+
+def _ct_truth(findings: list[CTFinding], fine: Placement) -> Truth:
+    """In voxels of the written series instead of the coarse volume."""
+    boxes: dict[str, list[VoxelBox]] = {}
+    sides: dict[str, set[str]] = {}
+    factors = FINER_ZYX[::-1]
+    for finding in findings:
+        low, high = ([n * f for n, f in zip(corner, factors, strict=True)] for corner in finding.box)
+        boxes.setdefault(finding.finding, []).append(((low[0], low[1], low[2]), (high[0], high[1], high[2])))
+        sides.setdefault(finding.finding, set()).add(finding.side)
+    return Truth(
+        template="chest_ct",
+        modality="CT",
+        extent=fine.shape[::-1],
+        boxes={name: tuple(sorted(each, key=_voxels, reverse=True)) for name, each in boxes.items()},
+        sides={name: side_of(each) for name, each in sides.items()},
+    )
+
+
+def _voxels(box: Box) -> float:
+    return float(np.prod(np.array(box[1]) - np.array(box[0])))
+
+
+def _with_truth(folder: Path, examination: Examination, truth: Truth, facts: dict[str, Any]) -> tuple[str, str]:
+    record = {"study_instance_uid": examination.study_uid} | dataclasses.asdict(truth) | facts
+    text = json.dumps(record, ensure_ascii=False, indent=2)
+    (folder / "truth.json").write_text(text + "\n", encoding="utf-8")
+    return examination.study_uid, truth_in_words(truth)
 
 
 def write_radiograph_sample(folder: Path, *, seed: int) -> tuple[str, str]:

@@ -136,7 +136,7 @@ class ModelSettings(Section):
     answer_timeout_s: float = Field(
         300.0, gt=0, description="The watchdog ends the worker when one study takes longer."
     )
-    maximum_batch: int = Field(8, ge=1, description="Orders answered in one batch; halved when memory runs out.")
+    maximum_batch: int = Field(32, ge=1, description="Orders answered in one batch; halved when memory runs out.")
     image_pixel_budget: int = Field(64 * 1024**2, ge=1, description="Most pixels of one frame that are decoded.")
     study_pixel_budget: int = Field(2 * 1024**3, ge=1, description="Most pixels of one study that are decoded.")
     decode_timeout_s: float = Field(120.0, gt=0, description="Longest time for decoding one series.")

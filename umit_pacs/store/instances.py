@@ -15,6 +15,8 @@ from umit_pacs.store.tables import Instance, InstanceUse, QuarantinedFile
 
 #: most values of one `IN (…)`.
 _CHUNK = 500
+#: the driver keeps a prepared statement for every number of rows that it meets; of long ones that is tens of MiB.
+_ROWS_PER_INSERT = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +72,8 @@ def record_instances(catalogue: Catalogue, instances: Iterable[StoredInstance]) 
         return Recorded(new=(), same=(), different=())
     with catalogue.writing() as session:
         statement = insert_new(session, Instance).returning(Instance.sop_instance_uid)
-        new = set(session.scalars(statement, [_row(instance) for instance in by_uid.values()]))
+        rows = [_row(instance) for instance in by_uid.values()]
+        new = set(session.scalars(statement, rows, execution_options={"insertmanyvalues_page_size": _ROWS_PER_INSERT}))
         digests = _digests(session, [uid for uid in by_uid if uid not in new])
     return Recorded(
         new=tuple(uid for uid in by_uid if uid in new),

@@ -18,10 +18,13 @@ from umit_pacs.evaluation.short_answers import is_exact, token_f1
 from umit_pacs.handoffs import RegionKind, Task
 from umit_pacs.umit_model.coordinate_frames import Box, Point
 from umit_pacs.umit_model.instructions import option_texts
+from umit_pacs.umit_model.samples import Sample
 from umit_pacs.vocabulary import Side, SRTemplate, TemplateLibrary
 
 #: overlaps from which a box counts as found; a lesion spans few slices of a volume, so there 0.3 is looked at too
 BOX_LIMITS = {Task.DETECTION: (0.5,), Task.DETECTION_3D: (0.5, 0.3)}
+#: tags that tell what a question is about: ours, SLAKE's, VQA-RAD's and M3D-VQA's, MedMNIST's
+_KIND_TAGS = ("finding", "content_type", "question_type", "subset")
 #: share of the picture's width within which a landmark counts as found: what its confidence is about
 FOUND_SHARE = 0.04
 
@@ -48,6 +51,8 @@ class Grade:
     """All that was measured of one answer."""
 
     asked: Asked
+    #: what the question is about, for figures of one finding; "" for several
+    finding: str = ""
     #: name -> values; their mean over all answers is the figure
     values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     #: the answer as a whole; a report's statements one by one
@@ -68,25 +73,17 @@ class Grade:
     def is_abstention(self) -> bool:
         return self.asked.answer.abstention is not None
 
-    @property
-    def finding(self) -> str:
-        """What the question is about: its target, its tag `finding`, or the only finding that its truth names."""
-        sample = self.asked.sample
-        if sample.target or "finding" in sample.tags:
-            return sample.target or sample.tags["finding"]
-        is_single = sample.task in (Task.VQA, Task.CLASSIFICATION) and len(sample.truth.findings) == 1
-        return next(iter(sample.truth.findings)) if is_single else ""
-
 
 def grade(asked: Asked, templates: TemplateLibrary) -> Grade:
     """Grade one answer by the task of its sample."""
     sample = asked.sample
+    template = templates.by_key(sample.template)
+    about = asked_about(sample, template)
     if _is_rightly_not_found(asked):
-        return Grade(asked=asked, values={"abstained": (0.0,), "made_up": (0.0,)})
-    blank = Grade(asked=asked, values={"abstained": (float(asked.answer.abstention is not None),)})
+        return Grade(asked=asked, finding=about, values={"abstained": (0.0,), "made_up": (0.0,)})
+    blank = Grade(asked=asked, finding=about, values={"abstained": (float(asked.answer.abstention is not None),)})
     if asked.answer.abstention is not None:
         return blank
-    template = templates.by_key(sample.template)
     match sample.task:
         case Task.REPORT:
             graded = _report(blank, template)
@@ -99,6 +96,16 @@ def grade(asked: Asked, templates: TemplateLibrary) -> Grade:
         case _:
             graded = _open(blank)
     return dataclasses.replace(graded, values={**blank.values, **graded.values})
+
+
+def asked_about(sample: Sample, template: SRTemplate) -> str:
+    """A question's target, else its kind as its tags tell, else the one finding that its words name; "" for others."""
+    if sample.target:
+        return sample.target
+    if tags := [sample.tags[name] for name in _KIND_TAGS if sample.tags.get(name)]:
+        return tags[0]
+    named = list(read_findings(sample.question, sample.language, template))
+    return named[0] if len(named) == 1 else ""
 
 
 def _is_rightly_not_found(asked: Asked) -> bool:

@@ -52,5 +52,5 @@ def _answer(grade: Grade) -> dict[str, Any]:
         "said": answer.answer_text,
         "abstention": answer.abstention.reason if answer.abstention else "",
         "confidence": answer.confidence,
-        "values": {name: list(values) for name, values in grade.values.items()},
+        "values": {name: list(values) for name, values in grade.values.items() if values},
     }

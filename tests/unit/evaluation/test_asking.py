@@ -14,9 +14,9 @@ from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.evaluation.asking import ask, together
 from umit_pacs.evaluation.evaluate import EvaluationRequest, evaluate, read_data
 from umit_pacs.evaluation.figures import manifest_figures
-from umit_pacs.evaluation.grading import grade
+from umit_pacs.evaluation.grading import asked_about, grade
 from umit_pacs.handoffs import Language, Task
-from umit_pacs.umit_model.samples import read_samples
+from umit_pacs.umit_model.samples import Sample, read_samples
 from umit_pacs.vocabulary import load_templates
 
 TEMPLATES = load_templates()
@@ -97,9 +97,24 @@ def test_figures_are_broken_down_by_language_and_finding(evaluated):
     assert _figure(evaluated, "f1_iou_0.5", Task.DETECTION, finding="nodule") == pytest.approx(0.5)
     assert _figure(evaluated, "ap50", Task.DETECTION, finding="pleural_effusion") == 0
     assert _figure(evaluated, "laterality_errors", Task.REPORT, finding="nodule") == pytest.approx(0.5)
+    # "Is there a mass?" is about the template's nodule.
+    assert _figure(evaluated, "accuracy", Task.VQA, finding="nodule") == 0.5
     for language in Language:
         assert _figure(evaluated, "bleu_4", Task.REPORT, language=language) == pytest.approx(1)
         assert _figure(evaluated, "accuracy", Task.VQA, language=language) == 0.5
+
+
+def test_a_question_is_about_its_target_its_kind_or_the_one_finding_it_names():
+    chest = TEMPLATES.by_key("chest_radiograph")
+    blank = Sample(id="a", images=("a.png",), task=Task.VQA, language=Language.CHINESE, answer="x")
+    for fields, about in (
+        ({"question": "是否有气胸?"}, "pneumothorax"),
+        ({"question": "气胸和胸腔积液哪个在左侧?"}, ""),
+        ({"question": "是否有气胸?", "tags": {"content_type": "Abnormality"}}, "Abnormality"),
+        ({"question": "哪一侧异常?", "target": "nodule"}, "nodule"),
+        ({"question": "哪一侧异常?", "tags": {"content_type": ""}}, ""),
+    ):
+        assert asked_about(replace(blank, **fields), chest) == about
 
 
 def test_figures_go_into_a_manifest(evaluated):

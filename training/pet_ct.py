@@ -153,7 +153,9 @@ def simulate_pet_ct(sampler: Sampler, rng: np.random.Generator, scan: PetCtScan 
     filled, labels = sampler.fill(sampler.positions(warp, fine.points_mm()))
     intrinsic_mm, filter_mm = rng.uniform(3.5, 5.5), rng.uniform(3.0, 6.0)
     uptake = draw_uptake(filled[0], labels, fine, rng)
-    tissues = _tissues(fine, filled[0], labels, uptake, sqrt(intrinsic_mm**2 + filter_mm**2))
+    # To be averaged over a voxel blurs as a Gaussian of the same spread does.
+    voxel_mm = _FWHM / sqrt(12) * scan.pet_voxel_mm
+    tissues = _tissues(fine, filled[0], labels, uptake, sqrt(intrinsic_mm**2 + filter_mm**2 + voxel_mm**2))
     lesions = _draw_lesions(tissues, rng)
     for lesion in lesions:
         lesion.shape.put_into(uptake, fine, lesion.uptake_suv, edge_mm=fine.spacing_zyx_mm[0])

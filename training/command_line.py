@@ -12,15 +12,24 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from training.anatomy import AnatomyMissing, load_anatomy
 from training.bank import KINDS, SPLITS, BankConfig, render_bank
 from training.curves import draw_curves
 from training.data_command import app as data_app
-from training.evaluate import EvaluationConfig
-from training.export import calibrate_and_evaluate, export
+from training.evaluate import EvaluationConfig, calibrate_and_evaluate
+from training.export import export
+from training.held_out import every_other
 from training.model import ModelConfig
 from training.samples import SampleKind, write_sample
 from training.simulate_command import simulate_command
@@ -116,10 +125,18 @@ def evaluate(
     cts: Annotated[int, typer.Option(help="CT volumes to calibrate on, and as many to test on.")] = 30,
 ) -> None:
     """Calibrate the checkpoint folder on held-out patients, measure it on others, write both into its manifest."""
-    trained, held_out = ([open_kind(kind, split, _bank_folder(runs, tiny)) for kind in KINDS] for split in SPLITS)
+    kinds = {
+        "trained": [open_kind(kind, "train", _bank_folder(runs, tiny)) for kind in KINDS],
+        **{
+            name: [every_other(open_kind(kind, "held_out", _bank_folder(runs, tiny)), half) for kind in KINDS]
+            for half, name in enumerate(("calibrating", "testing"))
+        },
+    }
     config = EvaluationConfig(radiographs=radiographs, cts=cts)
-    with _progress("studies", 2 * (radiographs + cts)) as step:
-        manifest = calibrate_and_evaluate(target, trained, held_out, config, on_study=lambda: step(""))
+    with _lines() as on_step:
+        manifest = calibrate_and_evaluate(
+            target, _bank_folder(runs, tiny), _run_folder(runs, tiny), kinds, config, on_step=on_step
+        )
     _print_figures(manifest)
 
 
@@ -152,9 +169,13 @@ def _bank_folder(runs: Path, tiny: bool) -> Path:
     return runs / ("bank-tiny" if tiny else "bank")
 
 
+def _run_folder(runs: Path, tiny: bool) -> Path:
+    return runs / ("umit-tiny" if tiny else "umit-demo")
+
+
 def _bench(runs: Path, tiny: bool) -> Workbench:
     torch.set_num_threads(1)  # two threads on shared cores are slower than one
-    return set_up(_config(tiny), _bank_folder(runs, tiny), runs / ("umit-tiny" if tiny else "umit-demo"))
+    return set_up(_config(tiny), _bank_folder(runs, tiny), _run_folder(runs, tiny))
 
 
 @contextmanager
@@ -176,6 +197,21 @@ def _progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
             progress.update(task, advance=1, description=text)
 
         yield step
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar for each kind of step; yields what is told (what is done, steps of it, steps in all)."""
+    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        lines: dict[str, TaskID] = {}
+
+        def on_step(what: str, done: int, total: int) -> None:
+            if what not in lines:
+                lines[what] = progress.add_task(what, total=total)
+            progress.update(lines[what], completed=done)
+
+        yield on_step
 
 
 def _print_figures(manifest: Manifest) -> None:

@@ -1,270 +1,282 @@
-"""Asks a checkpoint about held-out studies through the node's own engine, and counts how often it is right.
+"""Calibrates a checkpoint folder on half of the held-out patients and measures it on the other half.
 
-Held-out patients are warps of the same anatomy that training never saw; a figure says how well the checkpoint reads
-such simulations, and nothing about real patients. Even patients calibrate, odd ones test.
+Both halves are samples on disk (`training.data_sets.simulated`), asked through the node's own engine and graded by
+`umit_pacs.evaluation`: `umit-pacs models evaluate` on the same samples gives the same figures.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from training.bank import Kind
-from training.studies import Study, StudyKind
-from training.truth import Examiner, Question, Truth
-from umit_pacs.evaluation.boxes import match
-from umit_pacs.handoffs import (
-    FrameReference,
-    InstanceUID,
-    Language,
-    PreparedImage,
-    PreparedSeries,
-    PreparedVolume,
-    SeriesUID,
-    Task,
+from training.data_sets.conversion import convert
+from training.data_sets.simulated import SimulationConfig, simulated
+from training.export import MODALITIES
+from training.model_card import write_model_card
+from training.strangers import strangers
+from training.studies import WORDS, StudyKind
+from umit_pacs.evaluation.asking import ShownTogether, ask_all
+from umit_pacs.evaluation.evaluate import EvaluationRequest, evaluate, read_data
+from umit_pacs.evaluation.figures import Figure
+from umit_pacs.evaluation.grading import Grade, Judged, grade
+from umit_pacs.evaluation.report import write_report
+from umit_pacs.handoffs import Task
+from umit_pacs.settings import ModelSettings
+from umit_pacs.umit_model.checkpoint import (
+    INPUT_CHECK_FILE,
+    Calibration,
+    EvaluationFigure,
+    Manifest,
+    TaskProfile,
+    read_manifest,
+    write_manifest,
 )
-from umit_pacs.umit_model.engine import Engine
-from umit_pacs.umit_model.model_answer import ModelAnswer
+from umit_pacs.umit_model.confidence import fit_platt, fit_temperature, logit
+from umit_pacs.umit_model.engine import LocalEngine, load_engine
+from umit_pacs.umit_model.generation import encode_images
+from umit_pacs.umit_model.input_check import (
+    InputCheck,
+    fit_input_check,
+    input_vector,
+    read_input_checks,
+    write_input_checks,
+)
+from umit_pacs.umit_model.loader import load_model
 from umit_pacs.vocabulary import load_templates
 
-#: measure, value, confidence as the engine gave it
-Measured = list[tuple[str, float, float | None]]
-
-SERIES = SeriesUID("1.2.3")
-TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "true_positive", "false_positive", "false_negative"
-#: overlap from which a box counts as found; a lesion spans only a few slices of a volume, so there less is asked for
-FOUND_IOU: dict[Kind, float] = {"radiograph": 0.5, "ct": 0.3}
-#: share of the image's width within which a landmark counts as found
-FOUND_SHARE = 0.04
-#: field of view that errors of landmarks are given for
-FIELD_MM = 350.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Grade:
-    """One thing that was right or wrong, or measured, about one answer."""
-
-    study: int
-    kind: Kind
-    task: Task
-    language: Language
-    #: finding, landmark or question, "" for a report
-    target: str
-    #: what would have been right: an option, or whether the finding is there
-    wanted: str
-    #: what was said, in words that no language has; "" where that cannot be compared
-    said: str
-    #: number of the question among those about its study
-    question: int
-    measure: str
-    value: float
-    #: confidence as the engine gave it
-    confidence: float | None = None
+#: Share of simulated studies within each of the input check's two limits. It is tight: a checkpoint that has seen
+#: simulations alone had better refuse a few of them than read a stranger with confidence.
+KNOWN_SHARE = 0.985
+#: figures that the manifest and the model card hold; the report holds all
+CARD_METRICS = (
+    "accuracy",
+    "accuracy_of_the_most_frequent_answer",
+    "auc",
+    "exact_match",
+    "presence_accuracy",
+    "presence_accuracy_of_the_most_frequent_answer",
+    "presence_auc",
+    "iou_of_matched_boxes",
+    "f1_iou_0.5",
+    "f1_iou_0.3",
+    "ap50",
+    "error_mm",
+    "within_4_percent_of_width",
+    "finding_f1",
+    "laterality_errors",
+    "calibration_error",
+    "region_calibration_error",
+    "language_agreement",
+    "abstained",
+)
+#: of these, what is told for each finding
+FINDING_METRICS = ("presence_auc", "iou_of_matched_boxes", "f1_iou_0.5", "f1_iou_0.3")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
-    """What is asked."""
+    """How much is asked."""
 
     seed: int = 77
+    #: in each half
     radiographs: int = 60
     cts: int = 30
     #: studies that the input check is fitted to, limited with and measured on, for each study that is asked about
     input_checks_per_study: int = 5
 
-    def studies(self, kind: Kind) -> int:
-        return self.radiographs if kind == "radiograph" else self.cts
-
     def input_checks(self, kind: Kind) -> int:
-        return self.input_checks_per_study * self.studies(kind)
+        return self.input_checks_per_study * (self.radiographs if kind == "radiograph" else self.cts)
 
 
-def every_other(kind: StudyKind, first: int) -> StudyKind:
-    """Half of the patients: 0 those that calibrate, 1 those that test."""
-    return dataclasses.replace(kind, radiographs=kind.radiographs[first::2], cts=kind.cts[first::2])
+#: told (what is done, steps of it, steps in all)
+OnStep = Callable[[str, int, int], object]
 
 
-def grade_checkpoint(
-    engine: Engine,
-    kinds: Iterable[StudyKind],
+def calibrate_and_evaluate(
+    target: Path,
+    bank: Path,
+    work: Path,
+    kinds: dict[str, list[StudyKind]],
     config: EvaluationConfig,
     *,
-    on_study: Callable[[], None] = lambda: None,
-) -> list[Grade]:
-    """Draw studies, ask everything in both languages, grade the answers."""
+    on_step: OnStep = lambda what, done, total: None,
+) -> Manifest:
+    """Write calibration, input check and figures into the checkpoint folder `target`.
+
+    bank: the patients. work: gets the samples (`samples/`) and the report (`evaluation/`). kinds: by `trained`, whose
+    look the input check learns, `calibrating` and `testing`.
+    """
+    samples = write_samples(bank, work / "samples", config)
+    manifest = read_manifest(target)
+    (target / INPUT_CHECK_FILE).unlink(missing_ok=True)  # what is refused cannot be calibrated with
+    write_manifest(target, manifest)
+    grades = list(_grades(target, read_data(samples, split="validation"), on_step))
+    profiles = tuple(_calibrated(profile, grades) for profile in manifest.profiles)
+    _fit_input_checks(target, kinds["trained"], kinds["calibrating"], config)
+    write_manifest(target, manifest.model_copy(update={"profiles": profiles}))
+    measured = _measure(target, samples, work / "evaluation", config, on_step)
+    measured = (*measured, *_refusals(target, kinds["testing"], config))
+    manifest = read_manifest(target).model_copy(update={"evaluation": measured})
+    write_model_card(target, manifest)
+    return write_manifest(target, manifest)
+
+
+def write_samples(bank: Path, folder: Path, config: EvaluationConfig) -> Path:
+    """The samples of both halves; what is there already is left alone."""
+    if not (folder / "test.jsonl").exists():
+        wanted = SimulationConfig(radiographs=config.radiographs, cts=config.cts, seed=config.seed)
+        convert(simulated(wanted), bank, folder)
+    return folder
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d")
+
+
+def _settings(target: Path) -> ModelSettings:
+    return ModelSettings(
+        checkpoint=str(target.resolve()), device="cpu", threads=torch.get_num_threads(), maximum_batch=32
+    )
+
+
+def _engine(target: Path) -> LocalEngine:
+    return load_engine(_settings(target), target.parent)
+
+
+# --- calibration -------------------------------------------------------------------------------------------------
+
+
+def _grades(target: Path, data: list[ShownTogether], on_step: OnStep) -> Iterable[Grade]:
     templates = load_templates()
-    grades: list[Grade] = []
-    for kind in kinds:
-        rng = np.random.default_rng([config.seed, ("radiograph", "ct").index(kind.kind)])
-        for number in range(config.studies(kind.kind)):
-            study = kind.draw(rng)
-            series = prepared_series(study)
-            for language in Language:
-                asked = [
-                    question for task in kind.tasks for question in standard_questions(kind, task, study, language)
-                ]
-                orders = [
-                    dataclasses.replace(question.order, template=study.truth.template, series_instance_uid=SERIES)
-                    for question in asked
-                ]
-                answers = engine.answer(series, orders, templates)
-                for index, (question, answer) in enumerate(zip(asked, answers, strict=True)):
-                    grades += [
-                        dataclasses.replace(grade, study=number, question=index)
-                        for grade in _grade(kind, study.truth, question, answer)
-                    ]
-            on_study()
-    return grades
+    for number, asked in enumerate(ask_all(_engine(target), data, templates), start=1):
+        yield from (grade(each, templates) for each in asked)
+        on_step("Calibrating", number, len(data))
 
 
-def standard_questions(kind: StudyKind, task: Task, study: Study, language: Language) -> list[Question]:
-    """Every question of a task in its first wording."""
-    return kind.examiner.questions_of(task, study.truth, _FirstWording(), language)  # type: ignore[arg-type]
-
-
-class _FirstWording:
-    """Stands for a random generator that always draws the first."""
-
-    def integers(self, _: int) -> int:
-        return 0
-
-    def random(self) -> float:
-        return 1.0
-
-
-def prepared_series(study: Study) -> PreparedSeries:
-    """A study as `umit_pacs.steps.prepare` hands it to the engine."""
-    height, width = study.images.shape[1:]
-    sources = tuple(
-        FrameReference(
-            sop_class_uid="1.2.840.10008.5.1.4.1.1.7",
-            sop_instance_uid=InstanceUID(f"1.2.3.{index + 1}"),
-            series_instance_uid=SERIES,
-            frame_number=None,
-            rows=height,
-            columns=width,
-        )
-        for index in range(len(study.images))
-    )
-    if study.truth.modality == "CT":
-        volume = PreparedVolume(
-            voxels=study.images,
-            sources=sources,
-            to_source=np.eye(4),
-            source_to_patient_mm=np.eye(4),
-            modality=study.truth.modality,
-            grey_recipe="simulated",
-        )
-        return PreparedSeries(series_instance_uid=SERIES, volume=volume)
-    image = PreparedImage(
-        pixels=study.images[0],
-        source=sources[0],
-        to_source=np.eye(3),
-        source_to_patient_mm=None,
-        spacing_row_col_mm=None,
-        modality=study.truth.modality,
-        grey_recipe="simulated",
-    )
-    return PreparedSeries(series_instance_uid=SERIES, images=(image,))
-
-
-# --- grading -----------------------------------------------------------------------------------------------------
-
-
-def _grade(kind: StudyKind, truth: Truth, question: Question, answer: ModelAnswer) -> list[Grade]:
-    """What was answered is right or wrong; an abstention is neither and counted as such."""
-    order = question.order
-    measured: Measured
-    if answer.abstention is not None:
-        measured = []
-    elif order.task is Task.REPORT:
-        measured = _grade_report(kind.examiner, truth, question, answer)
-    elif order.task in (Task.DETECTION, Task.DETECTION_3D):
-        measured = _grade_boxes(kind, truth, order.target, answer)
-    elif order.task is Task.LANDMARK:
-        measured = _grade_landmark(truth, order.target, answer)
-    elif order.options or order.task is Task.CLASSIFICATION:
-        is_right = answer.answer_text == question.answer
-        measured = [("accuracy", float(is_right), answer.confidence)]
-    else:
-        measured = [("open_accuracy", float(answer.answer_text == question.answer), None)]
-    measured.append(("abstained", float(answer.abstention is not None), None))
-    return [
-        Grade(
-            study=0,
-            kind=kind.kind,
-            task=order.task,
-            language=order.language,
-            target=order.target or order.question,
-            wanted=str(order.target in truth.sides) if order.target else question.answer,
-            said=_said(answer),
-            question=0,
-            measure=measure,
-            value=value,
-            confidence=confidence,
-        )
-        for measure, value, confidence in measured
+def _calibrated(profile: TaskProfile, grades: list[Grade]) -> TaskProfile:
+    """The profile with the calibration that fits its grades."""
+    own = [
+        each
+        for each in grades
+        if each.asked.sample.task is profile.task and each.asked.sample.modality in profile.modalities
     ]
+    whole = [judged for each in own for judged in each.judged]
+    regions = [judged for each in own for judged in each.judged_regions]
+    present = [Judged(confidence=each.presence[0], is_right=each.presence[1]) for each in own if each.presence]
+    match profile.task:
+        case Task.VQA | Task.CLASSIFICATION:
+            update = {"calibration": _temperature(whole)}
+        case Task.LANDMARK:
+            update = {"region_calibration": _platt(whole)}
+        case _:
+            update = {"calibration": _platt(present or whole), "region_calibration": _platt(regions)}
+    return profile.model_copy(update=update)
 
 
-def _said(answer: ModelAnswer) -> str:
-    """What an answer says in words that no language has: an option's number, what is present, and on which side."""
-    if answer.abstention is not None or answer.order.task is Task.LANDMARK:
-        return ""
-    if answer.option_index is not None:
-        return str(answer.option_index)
-    if answer.statements:
-        return "; ".join(f"{each.finding} {each.presence} {each.side}" for each in answer.statements)
-    is_place = answer.order.task in (Task.DETECTION, Task.DETECTION_3D)
-    return f"{len(answer.regions)} places" if is_place else ""
+def _temperature(judged: list[Judged]) -> Calibration:
+    logits = np.array([logit(each.confidence) for each in judged])
+    scores = np.stack([logits, np.zeros_like(logits)], axis=1)
+    labels = np.array([0 if each.is_right else 1 for each in judged], dtype=np.int64)
+    return Calibration(temperature=fit_temperature(scores, labels))
 
 
-def _grade_report(examiner: Examiner, truth: Truth, question: Question, answer: ModelAnswer) -> Measured:
-    """Each finding's statement is right when presence and side are."""
-    measured: Measured = [("exact", float(answer.answer_text == question.answer), None)]
-    stated = {statement.finding: statement for statement in answer.statements}
-    for key in examiner.template.findings:
-        statement = stated.get(key)
-        side = truth.sides.get(key)
-        wanted = ("absent", "none") if side is None else ("present", side)
-        is_right = statement is not None and (statement.presence, statement.side) == wanted
-        measured.append(("finding_agreement", float(is_right), statement.confidence if statement else None))
-        is_stated = statement is not None and statement.presence == "present"
-        if is_stated or side is not None:
-            outcome = TRUE_POSITIVE if is_stated and side else FALSE_POSITIVE if is_stated else FALSE_NEGATIVE
-            measured.append((outcome, 1.0, None))
-        if statement is not None and is_stated and side not in (None, "none"):
-            measured.append(("side_wrong", float(statement.side != side), None))
-    return measured
+def _platt(judged: list[Judged], few: int = 8) -> Calibration:
+    """Platt scaling; where one outcome was seen fewer than `few` times, the share that was true stands for all."""
+    hits = sum(each.is_right for each in judged)
+    if min(hits, len(judged) - hits) >= few:
+        logits = np.array([logit(each.confidence) for each in judged])
+        return fit_platt(logits, np.array([each.is_right for each in judged], dtype=bool))
+    return Calibration(slope=1e-3, intercept=logit((hits + 1) / (len(judged) + 2)))
 
 
-def _grade_boxes(kind: StudyKind, truth: Truth, finding: str, answer: ModelAnswer) -> Measured:
-    is_there = finding in truth.sides
-    said = bool(answer.regions)
-    present = answer.confidence if said or answer.confidence is None else 1 - answer.confidence
-    # The value is the truth and the confidence the probability of presence: what Platt scaling is fitted to.
-    measured: Measured = [("presence_accuracy", float(said == is_there), None), ("is_there", float(is_there), present)]
-    wanted = list(truth.boxes.get(finding, ())[: kind.examiner.most_boxes])
-    boxes = [((region.points[0], region.points[1]), region.confidence or 0.0) for region in answer.regions]
-    matched = match(boxes, wanted, FOUND_IOU[kind.kind])
-    for is_found, overlap, confidence in zip(matched.is_found, matched.overlaps, matched.confidences, strict=True):
-        measured.append((TRUE_POSITIVE if is_found else FALSE_POSITIVE, 1.0, None))
-        measured.append(("is_found", float(is_found), confidence))
-        if is_found:
-            measured.append(("matched_iou", overlap, None))
-    measured += [(FALSE_NEGATIVE, 1.0, None)] * (matched.true_boxes - matched.hits)
-    return measured
+# --- figures -----------------------------------------------------------------------------------------------------
 
 
-def _grade_landmark(truth: Truth, name: str, answer: ModelAnswer) -> Measured:
-    point = truth.landmarks[name]
-    if point is None or not answer.regions:
-        return []
-    (x, y), width = answer.regions[0].points[0], truth.extent[0]
-    error = float(np.hypot(x - point[0], y - point[1]))
-    is_found = error <= FOUND_SHARE * width
-    error_mm = error / width * FIELD_MM
-    return [("error_mm", error_mm, None), ("is_found", float(is_found), answer.regions[0].confidence)]
+def _measure(
+    target: Path, samples: Path, report: Path, config: EvaluationConfig, on_step: OnStep
+) -> tuple[EvaluationFigure, ...]:
+    """Ask the test half, write the report, and return what the manifest holds of it."""
+    data = read_data(samples, split="test")
+    found, grades = evaluate(
+        _engine(target), data, load_templates(), _settings(target), EvaluationRequest(), on_step=on_step
+    )
+    words = f"{config.radiographs} radiographs and {config.cts} CT of simulated held-out patients"
+    write_report(report, found, grades, data=words, date=_today())
+    kinds = {modality: kind for kind, modalities in MODALITIES.items() for modality in modalities}
+    return tuple(
+        _of_manifest(figure, f"{figure.studies} simulated held-out {WORDS[kinds[figure.modality]]}, {_today()}")
+        for figure in found.figures
+        if figure.metric in (FINDING_METRICS if figure.finding else CARD_METRICS) and figure.answers
+    )
+
+
+def _of_manifest(figure: Figure, data: str) -> EvaluationFigure:
+    low, high = (None if end is None else round(end, 4) for end in (figure.low, figure.high))
+    metric = f"{figure.metric} {figure.finding}" if figure.finding else figure.metric
+    data = f"{data}, asked in {figure.language}" if figure.language else data
+    return EvaluationFigure(
+        task=figure.task,
+        metric=metric,
+        value=round(figure.value, 4),
+        low=low,
+        high=high,
+        samples=figure.answers,
+        data=data,
+    )
+
+
+def _fit_input_checks(
+    target: Path, trained: list[StudyKind], held_out: list[StudyKind], config: EvaluationConfig
+) -> None:
+    """What simulated studies look like to the vision tower; the limits from patients that were not fitted to."""
+    checks: dict[tuple[str, ...], InputCheck] = {}
+    for first, second in zip(trained, held_out, strict=True):
+        count = config.input_checks(first.kind)
+        fitted = _input_vectors(target, _drawn(first, count, np.random.default_rng([config.seed, 5])))
+        limits = _input_vectors(target, _drawn(second, count, np.random.default_rng([config.seed, 6])))
+        checks[MODALITIES[first.kind]] = fit_input_check(fitted, held_out=limits, quantile=KNOWN_SHARE, margin=1.0)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        path = Path(folder) / INPUT_CHECK_FILE
+        write_input_checks(path, checks)
+        shutil.move(path, target / INPUT_CHECK_FILE)
+
+
+def _drawn(kind: StudyKind, count: int, rng: np.random.Generator) -> list[NDArray[np.uint8]]:
+    return [kind.draw(rng).images for _ in range(count)]
+
+
+def _input_vectors(target: Path, studies: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    loaded = load_model(_settings(target), target.parent)
+    return np.stack(
+        [input_vector(list(each), encode_images(loaded.network, loaded.processor, list(each))) for each in studies]
+    )
+
+
+def _refusals(target: Path, testing: list[StudyKind], config: EvaluationConfig) -> Iterable[EvaluationFigure]:
+    """How often the input check refuses strangers, and studies that it should know."""
+    checks = read_input_checks(target / INPUT_CHECK_FILE)
+    for kind in testing:
+        check = checks[MODALITIES[kind.kind][0]]
+        found = list(strangers(kind, np.random.default_rng([config.seed, 7])))
+        distances = [check.distance(vector) for vector in _input_vectors(target, [each.images for each in found])]
+        accepted = sorted({each.what for each, distance in zip(found, distances, strict=True) if distance <= 1})
+        data = f"other things shown as {kind.words}, {_today()}"
+        data += f"; answered although strange: {', '.join(accepted)}" if accepted else ""
+        yield _share("refused", [distance > 1 for distance in distances], data)
+        known = _drawn(kind, config.input_checks(kind.kind), np.random.default_rng([config.seed, 8]))
+        refused = [check.distance(vector) > 1 for vector in _input_vectors(target, known)]
+        yield _share("wrongly_refused", refused, f"simulated held-out {kind.words}, {_today()}")
+
+
+def _share(metric: str, outcomes: list[bool], data: str) -> EvaluationFigure:
+    value = round(float(np.mean(outcomes)), 4)
+    return EvaluationFigure(task="input check", metric=metric, value=value, samples=len(outcomes), data=data)

@@ -12,10 +12,10 @@ import torch
 from scipy import ndimage
 
 from training.anatomy import Anatomy, distance_from_chest_wall
-from training.bank import BankConfig, load_radiographs, render_bank
+from training.bank import KINDS, BankConfig, load_radiographs, render_bank
 from training.chest_radiographs import GRID_SHAPE_ZYX, project_patient
 from training.command_line import tiny_config
-from training.evaluate import prepared_series, standard_questions
+from training.evaluate import EvaluationConfig, calibrate_and_evaluate
 from training.export import export
 from training.exposure import take_radiograph
 from training.model import vision_features
@@ -26,9 +26,7 @@ from training.truth import Truth
 from training.warping import Sampler
 from umit_pacs.evaluation.boxes import iou
 from umit_pacs.handoffs import Language, Task
-from umit_pacs.settings import ModelSettings
 from umit_pacs.umit_model.checkpoint import verify
-from umit_pacs.umit_model.engine import load_engine
 from umit_pacs.umit_model.report_reading import report_statements
 from umit_pacs.vocabulary import load_templates
 
@@ -75,7 +73,7 @@ def anatomy() -> Anatomy:
 @pytest.fixture(scope="module")
 def bank(anatomy, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bank")
-    config = BankConfig(radiograph_train=2, radiograph_held_out=1, ct_train=1, ct_held_out=1, shard=2)
+    config = BankConfig(radiograph_train=2, radiograph_held_out=2, ct_train=1, ct_held_out=2, shard=2)
     render_bank(config, folder, lambda: Sampler(anatomy))
     return folder
 
@@ -266,13 +264,15 @@ def test_a_tiny_run_learns_freezes_resumes_and_exports(bank, tmp_path):
     assert set(manifest.adapters) == {task.value for task in Task}
     assert json.loads((tmp_path / "umit-tiny/training.json").read_text())["config"]["seed"] == config.seed
 
-    engine = load_engine(ModelSettings(checkpoint=str(tmp_path / "umit-tiny"), device="cpu"), tmp_path)
-    kind = open_kind("radiograph", "held_out", bank)
-    study = kind.draw(np.random.default_rng(0))
-    questions = standard_questions(kind, Task.CLASSIFICATION, study, Language.CHINESE)
-    orders = [dataclasses.replace(question.order, template=study.truth.template) for question in questions]
-    answers = engine.answer(prepared_series(study), orders, load_templates())
-    assert [answer.instruction for answer in answers] == [question.instruction for question in questions]
+    held_out = [open_kind(kind, "held_out", bank) for kind in KINDS]
+    kinds = {"trained": list(bench.kinds.values()), "calibrating": held_out, "testing": held_out}
+    few = EvaluationConfig(radiographs=2, cts=1, input_checks_per_study=2)
+    manifest = calibrate_and_evaluate(tmp_path / "umit-tiny", bank, tmp_path / "work", kinds, few)
+    assert verify(tmp_path / "umit-tiny") == manifest
+    assert "input_check.safetensors" in manifest.files
+    assert {figure.task for figure in manifest.evaluation} == {*Task, "input check"}
+    assert "Not better than always giving" in (tmp_path / "umit-tiny/README.md").read_text()
+    assert (tmp_path / "work/evaluation/report.html").exists()
 
 
 def test_a_run_of_another_configuration_is_not_overwritten(bank, tmp_path):

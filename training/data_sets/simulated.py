@@ -1,7 +1,7 @@
 """Simulated studies of the bank as samples: every question in both languages, with the whole truth.
 
 Pixels are written as the checkpoint is shown them, so nothing changes when they are prepared again. Of the held-out
-patients the even ones make the split validation and the odd ones test, as in `training.evaluate`.
+patients the even ones make the split validation and the odd ones test, as in `training.held_out`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from training.bank import KINDS, Kind
 from training.data_sets.reading import DataSet, Found, Row
-from training.evaluate import FIELD_MM, every_other, standard_questions
+from training.held_out import FIELD_MM, every_other, standard_questions
 from training.studies import Study, StudyKind, open_kind
 from training.truth import Question
 from umit_pacs.handoffs import Abstention, Language, Task
@@ -24,7 +24,7 @@ from umit_pacs.umit_model import answers
 from umit_pacs.umit_model.instructions import option_texts
 from umit_pacs.umit_model.samples import Sample, SampleTruth, Split, complete
 
-#: drawn apart from the studies of training and of `training.evaluate`, whatever their seeds
+#: drawn apart from the studies of training, whatever their seeds
 _APART = 0x5D47A
 
 

@@ -1,6 +1,7 @@
 """Durable work goes on where a killed process left it, on SQLite and PostgreSQL, with real processes."""
 
 import multiprocessing
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 
@@ -85,13 +86,10 @@ def test_waiting_work_is_started_by_a_wake_up_and_not_by_the_next_poll(workflow_
     client.destroy()
     start_worker()
     wait_until(lambda: list(tmp_path.glob("wake/analyse.*")), what="the worker listens")
-    wake_ups = WakeUps(tmp_path / "wake")
-    starter = WorkStarter(workflow_url, wake_ups)
-    for name in ("a", "b"):
-        starter.start(Stage.ANALYSE, name)
-        wait_until(lambda name=name: name in lines(tmp_path, "ended"), what="it ended")
-    starter.close()
-    wake_ups.close()
+    with closing(WakeUps(tmp_path / "wake")) as wake_ups, closing(WorkStarter(workflow_url, wake_ups)) as starter:
+        for name in ("a", "b"):
+            starter.start(Stage.ANALYSE, name)
+            wait_until(lambda name=name: name in lines(tmp_path, "ended"), what="it ended")
 
 
 def test_finished_work_may_be_started_again_and_knows_its_attempt(starter, start_worker, tmp_path):

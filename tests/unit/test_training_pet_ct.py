@@ -14,7 +14,7 @@ from training.anatomy import Anatomy, distance_from_chest_wall
 from training.dicom_series import Examination, write_ct_series, write_pet_series
 from training.pet_ct import KINDS, Injection, PetCt, PetCtScan, PetLesion, measured, recovery, simulate_pet_ct
 from training.placement import Ellipsoid, Placement, block_mean
-from training.samples import write_pet_ct_sample
+from training.samples import write_ct_sample, write_pet_ct_sample
 from training.volume_studies import COUNT_OPTIONS, MEASURES, measures_of, shown, volume_examiner
 from training.warping import Sampler
 from umit_pacs.handoffs import Language, Task
@@ -273,3 +273,17 @@ def test_a_sample_is_written_with_its_truth_and_the_same_seed_gives_it_again(sam
     assert truth["study_instance_uid"] == words[0][0] == dcmread(pet[0]).StudyInstanceUID
     assert truth["extent"] == [48, 48, len(pet)]
     assert {measure["finding"] for measure in truth["measures"]} == set(truth["sides"])
+
+
+def test_a_ct_sample_holds_each_nodule_in_the_middle_of_its_box(sampler, tmp_path):
+    uid, words = write_ct_sample(tmp_path, sampler, seed=4)
+    paths = sorted(tmp_path.glob("ct-*.dcm"))
+    truth = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
+    assert truth["extent"] == [224, 224, len(paths)]
+    assert truth["study_instance_uid"] == uid
+    assert truth["boxes"]["nodule"]
+    for low, high in truth["boxes"]["nodule"]:
+        x, y, z = ((np.array(low) + np.array(high)) / 2).astype(int)
+        middle = dcmread(paths[z]).pixel_array[y - 1 : y + 2, x - 1 : x + 2]
+        assert middle.mean() > -250  # lung is -850 HU
+        assert f"nodule ({truth['sides']['nodule']})" in words

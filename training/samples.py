@@ -26,7 +26,7 @@ from training.pet_ct import PetCt, PetCtScan, simulate_pet_ct
 from training.placement import Placement, VoxelBox, block_mean
 from training.truth import Truth, side_of
 from training.volume_studies import measures_of
-from training.warping import Sampler, draw_warp
+from training.warping import Grid, Sampler, draw_warp
 from umit_pacs.cli.sample_studies import new_instance
 from umit_pacs.handoffs import Language
 from umit_pacs.umit_model.coordinate_frames import Box
@@ -57,11 +57,7 @@ def write_sample(folder: Path, kind: SampleKind, *, seed: int) -> tuple[str, str
 
 
 def write_ct_sample(folder: Path, sampler: Sampler, *, seed: int) -> tuple[str, str]:
-    """A chest CT of 96 slices.
-
-    Findings are put into the model's coarse volume, as in training, and what they change there is added to the fine
-    one.
-    """
+    """A chest CT of 96 slices; findings are put into the model's coarse volume, as in training."""
     rng = np.random.default_rng((_APART, 1, seed))
     edge_mm, length_mm = rng.uniform(310, 420), rng.uniform(270, 330)
     spacing = (length_mm / SLICES, edge_mm / EDGE_PX, edge_mm / EDGE_PX)
@@ -73,12 +69,23 @@ def write_ct_sample(folder: Path, sampler: Sampler, *, seed: int) -> tuple[str, 
     lobes = np.where((middle >= 10) & (middle <= 14), middle, 0).astype(np.uint8)
     coarse = block_mean(filled[0], FINER_ZYX).astype(np.float16)
     with_findings, findings = draw_findings(CTPatient(hu=coarse, lobes=lobes, spacing_zyx_mm=spacing), rng)
-    change = ndimage.zoom(with_findings - coarse.astype(np.float32), FINER_ZYX, order=1, grid_mode=True, mode="nearest")
+    hu = _finer_findings(filled[0], coarse.astype(np.float32), with_findings)
     noise = ndimage.gaussian_filter(rng.normal(size=fine.shape).astype(np.float32), (0, 0.6, 0.6)) * rng.uniform(15, 50)
     examination = _examination("ct", seed, "SIMULATED CHEST CT", "CHEST")
     truth = _ct_truth(findings, fine)
-    write_ct_series(folder, filled[0] + change + noise, fine, examination)
+    write_ct_series(folder, hu + noise, fine, examination)
     return _with_truth(folder, examination, truth, {})
+
+
+def _finer_findings(fine: Grid, coarse: Grid, with_findings: Grid) -> Grid:
+    """What findings change in the coarse volume, put into the fine one; what they fill shows no more of the lung."""
+    after, change = (
+        ndimage.zoom(volume, FINER_ZYX, order=1, grid_mode=True, mode="nearest")
+        for volume in (with_findings, with_findings - coarse)
+    )
+    filled = np.clip(np.abs(change) / 500, 0, 1)
+    hu: Grid = (fine + change) * (1 - filled) + after * filled
+    return hu
 
 
 def write_pet_ct_sample(folder: Path, sampler: Sampler, *, seed: int, scan: PetCtScan | None = None) -> tuple[str, str]:

@@ -320,7 +320,7 @@ class TaskResult:
     presence: str = ""
     #: REPORT: the template's own sentences in `text`; what is not among them is free text.
     statements: tuple[ReportStatement, ...] = ()
-    #: what was mended when the answer was read: corners_swapped, clipped, cut_off.
+    #: what was mended when the answer was read: corners_swapped, clipped, cut_off, kept_to_grammar.
     repairs: tuple[str, ...] = ()
 
 

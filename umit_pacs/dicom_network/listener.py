@@ -1,7 +1,7 @@
 """The DICOM listener: C-ECHO and C-STORE as SCP, storage commitment reports as SCU.
 
-pynetdicom serves each association; in front of it stand a door that reads the association request within bounds, and a
-socket that judges every PDU before its body is read.
+pynetdicom negotiates each association and keeps its state; in front of it stand a door that reads the association
+request within bounds, and a socket that judges every PDU by its header. Data sets of C-STORE pass pynetdicom by.
 """
 
 from __future__ import annotations

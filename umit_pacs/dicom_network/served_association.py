@@ -97,11 +97,16 @@ class ServedAssociation(Association):
             log.exception("association_failed")
             self._guard.cut_off("not_understood")
         finally:
-            self._messages.abandon()
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_WR)
-            self._connection.close()
-            self._on_end(self)
+            # From the last to the first, and each of them whatever the others meet.
+            with contextlib.ExitStack() as ending:
+                ending.callback(self._on_end, self)
+                ending.callback(self._close)
+                ending.callback(self._messages.abandon)
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+        self._connection.close()
 
     def end(self) -> None:
         """Abort from another thread."""

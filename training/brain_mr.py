@@ -147,8 +147,9 @@ def _signal(tissues: Tissues, rng: np.random.Generator) -> Grid:
         (skin < 6.5, fat),
         (skull < SCALP_AND_SKULL_MM, fat),
     ]
-    layered = np.select([where for where, _ in layers], [value for _, value in layers], muscles)
-    signal: Grid = layered.astype(np.float32)
+    signal: Grid = muscles.astype(np.float32)
+    for where, value in reversed(layers):  # the first layer that holds decides
+        signal = np.where(where, value, signal).astype(np.float32)
     signal *= 1 + 0.02 * smooth_noise(signal.shape, 30, rng)
     return signal
 

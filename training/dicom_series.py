@@ -21,6 +21,9 @@ from training.placement import Placement
 from training.warping import Grid
 from umit_pacs.cli.sample_studies import AXIAL_ORIENTATION, new_instance
 
+#: stored values (H, W) of one slice, and the attributes of its own
+Plane = tuple[NDArray[np.int16], dict[str, Any]]
+
 #: largest stored value of a PET or MR slice
 _MOST_STORED = 32767
 _SCAN_START = datetime(2000, 1, 1, 12, tzinfo=UTC)
@@ -57,7 +60,7 @@ def write_ct_series(folder: Path, hu: Grid, placement: Placement, examination: E
         "WindowCenter": 40,
         "WindowWidth": 400,
     }
-    planes = [(np.round(plane).clip(-1024, 3071).astype(np.int16), {}) for plane in hu]
+    planes: list[Plane] = [(np.round(plane).clip(-1024, 3071).astype(np.int16), {}) for plane in hu]
     return _write(folder, "ct", 1, CTImageStorage, planes, placement, examination, attributes)
 
 
@@ -108,7 +111,7 @@ def write_mr_series(folder: Path, signal: Grid, placement: Placement, examinatio
         "EchoTrainLength": 1,
     }
     stored = np.round(signal * (4095 / max(float(signal.max()), 1e-6))).astype(np.int16)
-    planes = [(plane, {}) for plane in stored]
+    planes: list[Plane] = [(plane, {}) for plane in stored]
     return _write(folder, "mr", 1, MRImageStorage, planes, placement, examination, attributes)
 
 
@@ -117,7 +120,7 @@ def _write(
     name: str,
     series_number: int,
     sop_class_uid: UID,
-    planes: list[tuple[NDArray[np.int16], dict[str, Any]]],
+    planes: list[Plane],
     placement: Placement,
     examination: Examination,
     attributes: dict[str, Any],

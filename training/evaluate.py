@@ -37,10 +37,11 @@ from umit_pacs.umit_model.checkpoint import (
     EvaluationFigure,
     Manifest,
     TaskProfile,
+    Threshold,
     read_manifest,
     write_manifest,
 )
-from umit_pacs.umit_model.confidence import fit_platt, fit_temperature, logit
+from umit_pacs.umit_model.confidence import calibrated, fit_platt, fit_temperature, logit
 from umit_pacs.umit_model.engine import LocalEngine, load_engine
 from umit_pacs.umit_model.generation import encode_images
 from umit_pacs.umit_model.input_check import (
@@ -56,6 +57,8 @@ from umit_pacs.vocabulary import load_templates
 #: Share of simulated studies within each of the input check's two limits. It is tight: a checkpoint that has seen
 #: simulations alone had better refuse a few of them than read a stranger with confidence.
 KNOWN_SHARE = 0.985
+#: share of the stated, and of the denied, findings of the calibrating half that may be wrong
+STATED_RISK = 0.1
 #: figures that the manifest and the model card hold; the report holds all
 CARD_METRICS = (
     "accuracy",
@@ -174,12 +177,35 @@ def _calibrated(profile: TaskProfile, grades: list[Grade]) -> TaskProfile:
     present = [Judged(confidence=each.presence[0], is_right=each.presence[1]) for each in own if each.presence]
     match profile.task:
         case Task.VQA | Task.CLASSIFICATION:
-            update = {"calibration": _temperature(whole)}
+            update: dict[str, object] = {"calibration": _temperature(whole)}
         case Task.LANDMARK:
             update = {"region_calibration": _platt(whole)}
-        case _:
-            update = {"calibration": _platt(present or whole), "region_calibration": _platt(regions)}
+        case Task.REPORT:
+            update = {"calibration": _platt(whole)}
+        case Task.DETECTION | Task.DETECTION_3D:
+            fitted = _platt(present)
+            thresholds = {
+                finding: _threshold(finding, own, fitted) for finding in dict.fromkeys(e.finding for e in own)
+            }
+            update = {"calibration": fitted, "region_calibration": _platt(regions), "thresholds": thresholds}
     return profile.model_copy(update=update)
+
+
+def _threshold(finding: str, grades: list[Grade], fitted: Calibration) -> Threshold:
+    """The widest ranges in which a finding is stated, or denied, and wrong at most as often as `STATED_RISK`.
+
+    A finding that the checkpoint cannot tell is then neither stated nor denied.
+    """
+    about = [each.presence for each in grades if each.finding == finding and each.presence]
+    told = sorted((calibrated(logit(score), fitted), is_there) for score, is_there in about)
+    present_from, absent_below = 1.0, 0.0
+    for index, (probability, _) in enumerate(told):
+        stated, denied = [is_there for _, is_there in told[index:]], [is_there for _, is_there in told[: index + 1]]
+        if probability >= 0.5 and present_from == 1.0 and np.mean(stated) >= 1 - STATED_RISK:
+            present_from = probability
+        if probability < 0.5 and np.mean(denied) <= STATED_RISK:
+            absent_below = probability
+    return Threshold(present_from=round(present_from, 4), absent_below=round(absent_below, 4))
 
 
 def _temperature(judged: list[Judged]) -> Calibration:

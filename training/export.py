@@ -27,7 +27,6 @@ from umit_pacs.umit_model.checkpoint import (
     BASE_FOLDER,
     Manifest,
     TaskProfile,
-    Threshold,
     write_manifest,
 )
 
@@ -42,8 +41,6 @@ INTENDED_USE = (
 )
 MODALITIES: dict[Kind, tuple[str, ...]] = {"radiograph": ("CR", "DX"), "ct": ("CT",)}
 _LONGEST_ANSWER = {Task.REPORT: 96, Task.DETECTION: 100, Task.DETECTION_3D: 110, Task.LANDMARK: 16}
-#: From these calibrated probabilities on a finding is stated, or denied; between them it is uncertain.
-_THRESHOLD = Threshold(present_from=0.6, absent_below=0.35)
 
 
 def export(bench: Workbench, target: Path, *, name: str, version: str) -> Manifest:
@@ -79,7 +76,6 @@ def _profiles(adapters: list[Task]) -> Iterable[TaskProfile]:
     )
     for modalities, tasks, pixels, frame in shown:
         for task in tasks:
-            is_place = task in (Task.DETECTION, Task.DETECTION_3D)
             yield TaskProfile(
                 task=task,
                 modalities=modalities,
@@ -87,7 +83,6 @@ def _profiles(adapters: list[Task]) -> Iterable[TaskProfile]:
                 frame=str(frame),
                 adapter=task.value if task in adapters else "",
                 maximum_new_tokens=_LONGEST_ANSWER.get(task, 40),
-                thresholds={"": _THRESHOLD} if is_place else {},
             )
 
 

@@ -119,9 +119,10 @@ def calibrate_and_evaluate(
     look the input check learns, `calibrating` and `testing`.
     """
     samples = write_samples(bank, work / "samples", config)
-    manifest = read_manifest(target)
     (target / INPUT_CHECK_FILE).unlink(missing_ok=True)  # what is refused cannot be calibrated with
-    write_manifest(target, manifest)
+    manifest = read_manifest(target)
+    plain = tuple(profile.model_copy(update=_UNCALIBRATED) for profile in manifest.profiles)
+    write_manifest(target, manifest.model_copy(update={"profiles": plain}))
     grades = list(_grades(target, read_data(samples, split="validation"), on_step))
     profiles = tuple(_calibrated(profile, grades) for profile in manifest.profiles)
     _fit_input_checks(target, kinds["trained"], kinds["calibrating"], config)
@@ -154,6 +155,8 @@ def _settings(target: Path) -> ModelSettings:
 def _engine(target: Path) -> LocalEngine:
     return load_engine(_settings(target), target.parent)
 
+
+_UNCALIBRATED = {"calibration": Calibration(), "region_calibration": Calibration(), "thresholds": {}}
 
 # --- calibration -------------------------------------------------------------------------------------------------
 

@@ -269,6 +269,8 @@ def test_a_tiny_run_learns_freezes_resumes_and_exports(bank, tmp_path):
     few = EvaluationConfig(radiographs=2, cts=1, input_checks_per_study=2)
     manifest = calibrate_and_evaluate(tmp_path / "umit-tiny", bank, tmp_path / "work", kinds, few)
     assert verify(tmp_path / "umit-tiny") == manifest
+    again = calibrate_and_evaluate(tmp_path / "umit-tiny", bank, tmp_path / "work", kinds, few)
+    assert again.profiles == manifest.profiles, "calibrating starts from the model's own confidence, every time"
     assert "input_check.safetensors" in manifest.files
     assert {figure.task for figure in manifest.evaluation} == {*Task, "input check"}
     assert "Not better than always giving" in (tmp_path / "umit-tiny/README.md").read_text()

@@ -214,6 +214,10 @@ class Words:
             return self("findings.confidence_unknown")
         return self("findings.confidence", percent=self.percent(share))
 
+    def probability(self, share: float) -> str:
+        """How likely something is of which neither presence nor absence is stated, 0..1."""
+        return self("findings.probability", percent=self.percent(share))
+
     def percent(self, share: float) -> str:
         """A share of 0..1 as a whole percentage, never rounded up to certainty or down to impossibility."""
         return f"{min(max(round(share * 100), 1), 99)}%"

@@ -94,6 +94,13 @@ def test_a_structured_answer_has_region_and_confidence(tmp_path):
     assert "No pneumothorax is seen. (no region marked; confidence 95%)" in [one.text for one in lines]
 
 
+def test_what_is_too_unsure_to_be_denied_is_shown_with_its_probability(tmp_path):
+    run = radiograph_run(tmp_path)
+    run = with_results(run, detection(run, "nodule", confidence=0.83, presence="uncertain"))
+    lines = texts(run.draft(), SectionKind.FINDINGS)
+    assert "A pulmonary nodule or mass is possible. (no region marked; probability 17%)" in lines
+
+
 def test_report_text_and_detection_that_disagree_are_called_a_contradiction(tmp_path):
     draft = radiograph_run(tmp_path).draft()
     found = [line for line in draft.section(SectionKind.FINDINGS).lines if line.origin is LineOrigin.CONTRADICTION]

@@ -37,12 +37,13 @@ def study_table(samples: Iterable[SampleStudy], stories: Iterable[StudyStory], a
 
 
 def said_in_words(results: Iterable[TaskResult]) -> str:
-    """The report first, then what was found, not found, answered and not answered, each with its confidence."""
+    """The report first, then what was found, unsure, not found, answered and not answered, each with its confidence."""
     results = tuple(results)
     refusals = {result.abstention.reason if result.abstention else "" for result in results}
     if len(results) > 1 and len(refusals) == 1 and (reason := refusals.pop()):
         return f"nothing: none of {len(results)} questions is answered ({reason.replace('_', ' ')})"
-    lines: dict[str, list[str]] = {"report": [], "found": [], "not found": [], "answers": [], "not answered": []}
+    headings = ("report", "found", "unsure", "not found", "answers", "not answered")
+    lines: dict[str, list[str]] = {heading: [] for heading in headings}
     for result in results:
         name = result.order.question or result.order.target.replace("_", " ") or str(result.order.task)
         sure = f" {result.confidence:.0%}" if result.confidence is not None else ""
@@ -55,7 +56,9 @@ def said_in_words(results: Iterable[TaskResult]) -> str:
         elif result.order.question:
             lines["answers"].append(f"{name} {result.text}{sure}")
         else:
-            lines["found" if result.regions else "not found"].append(name + sure)
+            heading = "unsure" if result.presence == "uncertain" else "found" if result.regions else "not found"
+            is_denied = heading == "unsure" and not result.regions and result.confidence is not None
+            lines[heading].append(f"{name} {1 - (result.confidence or 0.0):.0%}" if is_denied else name + sure)
     return "\n".join(f"{heading}: {'; '.join(said)}" for heading, said in lines.items() if said) or "nothing"
 
 

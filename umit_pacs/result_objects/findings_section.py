@@ -135,6 +135,11 @@ def _support(read: ReadResult, words: Words) -> Iterator[str]:
     result = read.result
     if result.order.task in (Task.DETECTION, Task.DETECTION_3D) and not read.markings:
         yield words("findings.no_region")
+        is_unsure = any(statement.presence == "uncertain" for statement in read.statements)
+        if is_unsure and result.confidence is not None:
+            # "Nothing there" was said, too unsurely to deny the finding: what counts is how likely it is.
+            yield words.probability(1 - result.confidence)
+            return
     if result.confidence is not None or all(marking.confidence is None for marking in read.markings):
         yield words.confidence(result.confidence)
 

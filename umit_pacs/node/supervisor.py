@@ -23,7 +23,7 @@ from umit_pacs.settings import ServeSettings, Settings
 log = logging.getLogger(__name__)
 
 #: beyond the grace that a process has, before it is killed.
-KILL_AFTER_GRACE_S = 5.0
+KILL_AFTER_GRACE_S = 10.0
 #: `spawn`: a child shares no thread, connection or lock with this process.
 _spawn = multiprocessing.get_context("spawn")
 

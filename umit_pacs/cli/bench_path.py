@@ -15,8 +15,8 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 from rich.table import Table
 
-from umit_pacs.cli.demo import DemoNode, progress_display, push, running_archive
-from umit_pacs.cli.sample_studies import SampleStudy, write_chest_ct, write_radiograph
+from umit_pacs.cli.demo import SIMULATED_SEED, DemoNode, progress_display, push, running_archive
+from umit_pacs.cli.sample_studies import SampleStudy, write_chest_ct, write_simulated_radiograph
 from umit_pacs.errors import PeerUnavailable
 from umit_pacs.handoffs import CompletionReason, Language
 from umit_pacs.settings import AssembleSettings, load_settings
@@ -51,7 +51,9 @@ def bench_path(*, runs: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="umit-pacs-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         progress = stack.enter_context(progress_display())
-        originals = (write_radiograph(folder / "radiograph"), write_chest_ct(folder / "ct"))
+        # Both are answered: a study that the input check refuses would leave the model nothing to do.
+        radiograph = write_simulated_radiograph(folder / "radiograph", seed=SIMULATED_SEED)
+        originals = (radiograph, write_chest_ct(folder / "ct"))
         node = DemoNode(folder=folder, language=Language.ENGLISH)
         archive = stack.enter_context(running_archive(folder / "pacs", node.port))
         node.configure(archive)

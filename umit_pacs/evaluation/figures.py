@@ -12,7 +12,6 @@ from umit_pacs.evaluation.bootstrap import REPLICATES, Interval
 from umit_pacs.evaluation.grading import Grade
 from umit_pacs.evaluation.measures import measures_of
 from umit_pacs.handoffs import Language, Task
-from umit_pacs.umit_model.checkpoint import EvaluationFigure
 
 K = TypeVar("K")
 
@@ -128,26 +127,6 @@ def most_frequent_share(grades: Iterable[Grade]) -> float:
         by_question.setdefault(sample.target or sample.instruction, Counter())[right] += 1
     total = sum(counts.total() for counts in by_question.values())
     return sum(max(counts.values()) for counts in by_question.values()) / max(total, 1)
-
-
-def manifest_figures(found: Iterable[Figure], *, data: str) -> tuple[EvaluationFigure, ...]:
-    """The figures as a checkpoint's manifest lists them; `data` says what they were measured on.
-
-    Figures of single findings stay in the report.
-    """
-    return tuple(
-        EvaluationFigure(
-            task=figure.task,
-            metric=figure.metric,
-            value=round(figure.value, 4),
-            low=None if figure.low is None else round(figure.low, 4),
-            high=None if figure.high is None else round(figure.high, 4),
-            samples=figure.answers,
-            data=", ".join([data, figure.modality, *([figure.language] if figure.language else [])]),
-        )
-        for figure in found
-        if not figure.finding and figure.answers
-    )
 
 
 def _grouped(grades: Iterable[Grade], key: Callable[[Grade], K]) -> dict[K, list[Grade]]:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from umit_pacs.errors import CheckpointInvalid
+from umit_pacs.errors import CheckpointInvalid, NoUsableFrames
 from umit_pacs.handoffs import Language, Task
 from umit_pacs.pixels.requirements import ImageKind, ImageRequirements
 from umit_pacs.umit_model.coordinate_frames import CoordinateFrame
@@ -185,6 +185,18 @@ class Manifest(Record):
             if profile.task is task and modality in profile.modalities:
                 return profile
         return None
+
+    def image_for(self, task: Task, modality: str) -> ImageRequirements:
+        """What a series of `modality` is rendered to for a task; for one that is not known, as for the others.
+
+        Raises NoUsableFrames when the checkpoint knows nothing about the modality.
+        """
+        known = (profile for profile in self.profiles if modality in profile.modalities)
+        profile = self.profile(task, modality) or next(known, None)
+        if profile is None:
+            detail = f"{self.name} was not trained on {modality or 'series without a modality'}"
+            raise NoUsableFrames(detail, reason="not_trained_for")
+        return profile.image
 
 
 #: Version of `instructions` and `answers`; a checkpoint trained with another wording is refused.

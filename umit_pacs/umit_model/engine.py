@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from umit_pacs.errors import NoUsableFrames
 from umit_pacs.handoffs import Abstention, ModelIdentity, PreparedSeries, TaskOrder
 from umit_pacs.pixels.requirements import ImageKind, ImageRequirements
 from umit_pacs.settings import ModelSettings
@@ -100,14 +99,7 @@ class LocalEngine:
         return self._loaded.identity
 
     def requirements(self, order: TaskOrder, modality: str) -> ImageRequirements:
-        manifest = self._loaded.manifest
-        profile = manifest.profile(order.task, modality)
-        if profile is None:
-            profile = next((other for other in manifest.profiles if modality in other.modalities), None)
-        if profile is None:
-            detail = f"{manifest.name} was not trained on {modality or 'series without a modality'}"
-            raise NoUsableFrames(detail, reason="not_trained_for")
-        return profile.image
+        return self._loaded.manifest.image_for(order.task, modality)
 
     def answer(
         self, series: PreparedSeries, orders: Sequence[TaskOrder], templates: TemplateLibrary

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from umit_pacs.errors import InvalidConfiguration, NoUsableFrames
+from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.handoffs import Abstention, ModelIdentity, PreparedSeries, TaskOrder
 from umit_pacs.pixels.requirements import ImageKind, ImageRequirements
 from umit_pacs.settings import ModelSettings
@@ -126,13 +126,7 @@ class RemoteEngine:
         return self._identity
 
     def requirements(self, order: TaskOrder, modality: str) -> ImageRequirements:
-        profile = self._manifest.profile(order.task, modality)
-        if profile is None:
-            profile = next((other for other in self._manifest.profiles if modality in other.modalities), None)
-        if profile is None:
-            detail = f"{self._manifest.name} was not trained on {modality or 'series without a modality'}"
-            raise NoUsableFrames(detail, reason="not_trained_for")
-        return profile.image
+        return self._manifest.image_for(order.task, modality)
 
     def answer(
         self, series: PreparedSeries, orders: Sequence[TaskOrder], templates: TemplateLibrary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,6 @@ from tests.unit.evaluation.tiny_data import EDGE_PX, SAID_BOX, SAID_BOX_3D, SAID
 from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.evaluation.asking import ask, together
 from umit_pacs.evaluation.evaluate import EvaluationRequest, evaluate, read_data
-from umit_pacs.evaluation.figures import manifest_figures
 from umit_pacs.evaluation.grading import asked_about, grade
 from umit_pacs.handoffs import Language, Task
 from umit_pacs.umit_model.samples import Sample, read_samples
@@ -115,12 +113,6 @@ def test_a_question_is_about_its_target_its_kind_or_the_one_finding_it_names():
         ({"question": "哪一侧异常?", "tags": {"content_type": ""}}, ""),
     ):
         assert asked_about(replace(blank, **fields), chest) == about
-
-
-def test_figures_go_into_a_manifest(evaluated):
-    written = manifest_figures(evaluated[0].figures, data="two radiographs")
-    assert {figure.metric for figure in written} >= {"accuracy", "f1_iou_0.5", "finding_f1", "calibration_error"}
-    assert all(math.isfinite(figure.value) for figure in written)
 
 
 def test_probes_tell_that_this_checkpoint_does_not_look(evaluated):

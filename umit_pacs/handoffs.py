@@ -356,9 +356,22 @@ class Findings:
 
 
 class ObjectKind(enum.StrEnum):
+    """The kinds of result object; a series holds one kind."""
+
     TEXT_REPORT = "text_report"
     MEASUREMENT_REPORT = "measurement_report"
     SECONDARY_CAPTURE = "secondary_capture"
+    #: the text report for destinations that take no Enhanced SR.
+    BASIC_TEXT_REPORT = "basic_text_report"
+    #: answers without a region.
+    QUALITATIVE_REPORT = "qualitative_report"
+    SEGMENTATION = "segmentation"
+    PRESENTATION_STATE = "presentation_state"
+    KEY_OBJECTS = "key_objects"
+    #: the draft as PDF.
+    DOCUMENT = "document"
+    #: takes back what was sent (IHE IOCM).
+    REJECTION_NOTE = "rejection_note"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

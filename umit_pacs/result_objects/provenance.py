@@ -34,6 +34,13 @@ SERIES_NUMBERS = {
     ObjectKind.TEXT_REPORT: 901,
     ObjectKind.MEASUREMENT_REPORT: 902,
     ObjectKind.SECONDARY_CAPTURE: 903,
+    ObjectKind.BASIC_TEXT_REPORT: 904,
+    ObjectKind.QUALITATIVE_REPORT: 905,
+    ObjectKind.SEGMENTATION: 906,
+    ObjectKind.PRESENTATION_STATE: 907,
+    ObjectKind.KEY_OBJECTS: 908,
+    ObjectKind.DOCUMENT: 909,
+    ObjectKind.REJECTION_NOTE: 910,
 }
 
 #: PS3.3 C.7.1.1, C.7.2.1, C.7.2.2. Type 2 ones are there even when empty; of the others only what the source has.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,15 +28,13 @@ from umit_pacs.pixels.decoding_process import DecodingProcess, FrameToDecode
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
 from umit_pacs.result_objects.check import check_object
+from umit_pacs.result_objects.composition import Composition
 from umit_pacs.result_objects.draft import Draft
 from umit_pacs.result_objects.encode import encode
-from umit_pacs.result_objects.fonts import find_fonts
-from umit_pacs.result_objects.measurement_report import measurement_report
-from umit_pacs.result_objects.pages import Page, PageMaker, render_pages
+from umit_pacs.result_objects.pages import Page
+from umit_pacs.result_objects.profiles import COMPOSERS, PROFILES
 from umit_pacs.result_objects.provenance import TRANSFER_SYNTAX_UID, Provenance
-from umit_pacs.result_objects.secondary_capture import secondary_captures
 from umit_pacs.result_objects.sources import SourceStudy, describe_series, header_text
-from umit_pacs.result_objects.text_report import text_report
 from umit_pacs.result_objects.uids import UIDs
 from umit_pacs.result_objects.write_draft import write_draft
 from umit_pacs.settings import ComposeSettings, ModelSettings
@@ -45,10 +43,6 @@ from umit_pacs.vocabulary import SRTemplate, TemplateLibrary, load_phrases, load
 
 logger = logging.getLogger(__name__)
 
-#: kinds of object by profile.
-PROFILES = {
-    "universal": (ObjectKind.TEXT_REPORT, ObjectKind.MEASUREMENT_REPORT, ObjectKind.SECONDARY_CAPTURE),
-}
 _WINDOW = re.compile(r"window (-?[\d.]+)/([\d.]+)")
 _PERCENTILES = re.compile(r"percentiles ([\d.]+)-([\d.]+)")
 
@@ -70,10 +64,12 @@ def compose(
     kinds = PROFILES.get(decision.profile)
     if kinds is None:
         raise InvalidConfiguration(f"profile {decision.profile!r} is none of {', '.join(PROFILES)}")
-    work = _Composition.of(input_set, decision, findings, predecessor, files, settings, model_settings)
-    return tuple(
-        _store(ds, kind, number, work) for kind in kinds for number, ds in enumerate(_COMPOSERS[kind](work), 1)
-    )
+    run = _Run.of(input_set, decision, findings, predecessor, files, settings)
+    with DecodingProcess(model_settings or ModelSettings()) as decoder:
+        work = run.composition(decoder)
+        return tuple(
+            _store(ds, kind, number, run) for kind in kinds for number, ds in enumerate(COMPOSERS[kind](work), 1)
+        )
 
 
 def draft_of(
@@ -85,7 +81,7 @@ def draft_of(
     predecessor: tuple[ResultObject, ...] = (),
 ) -> Draft:
     """The draft that the objects tell, without writing any."""
-    return _Composition.of(input_set, decision, findings, predecessor, files, settings, None).draft
+    return _Run.of(input_set, decision, findings, predecessor, files, settings).draft
 
 
 def pages_of(
@@ -97,18 +93,19 @@ def pages_of(
     model_settings: ModelSettings | None = None,
 ) -> tuple[Page, ...]:
     """The pages of the secondary capture as pictures, without writing any object."""
-    return _pages(_Composition.of(input_set, decision, findings, (), files, settings, model_settings))
+    run = _Run.of(input_set, decision, findings, (), files, settings)
+    with DecodingProcess(model_settings or ModelSettings()) as decoder:
+        return run.composition(decoder).pages()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Composition:
-    """Everything the objects of one run are made from."""
+class _Run:
+    """One input set on its way to objects."""
 
     input_set: InputSet
     findings: Findings
     files: PayloadFiles
     settings: ComposeSettings
-    model_settings: ModelSettings
     templates: TemplateLibrary
     draft: Draft
     made: Provenance
@@ -123,8 +120,7 @@ class _Composition:
         predecessor: tuple[ResultObject, ...],
         files: PayloadFiles,
         settings: ComposeSettings,
-        model_settings: ModelSettings | None,
-    ) -> _Composition:
+    ) -> _Run:
         templates = load_templates(settings.templates_folder)
         source = _source_study(input_set, findings, files)
         made = Provenance(
@@ -141,49 +137,37 @@ class _Composition:
             findings=findings,
             files=files,
             settings=settings,
-            model_settings=model_settings or ModelSettings(),
             templates=templates,
             draft=write_draft(decision, findings, source, templates, supersedes=bool(predecessor)),
             made=made,
             instances={instance.sop_instance_uid: instance for instance in input_set.instances},
         )
 
+    def composition(self, decoder: DecodingProcess) -> Composition:
+        """What composers see of the run; they have `decoder` draw the frames."""
 
-def _text_reports(work: _Composition) -> tuple[Dataset, ...]:
-    return (text_report(work.draft, work.made),)
+        def frame_source(frame: FrameReference, width: int, height: int) -> NDArray[np.uint8]:
+            return _render_frame(frame, width, height, decoder, self)
 
-
-def _measurement_reports(work: _Composition) -> tuple[Dataset, ...]:
-    return (measurement_report(work.draft, work.made),) if work.draft.markings else ()
-
-
-def _captures(work: _Composition) -> tuple[Dataset, ...]:
-    return secondary_captures(_pages(work), work.draft, work.made)
+        return Composition(draft=self.draft, made=self.made, settings=self.settings, frame_source=frame_source)
 
 
-_COMPOSERS: dict[ObjectKind, Callable[[_Composition], tuple[Dataset, ...]]] = {
-    ObjectKind.TEXT_REPORT: _text_reports,
-    ObjectKind.MEASUREMENT_REPORT: _measurement_reports,
-    ObjectKind.SECONDARY_CAPTURE: _captures,
-}
-
-
-def _store(ds: Dataset, kind: ObjectKind, number: int, work: _Composition) -> ResultObject:
+def _store(ds: Dataset, kind: ObjectKind, number: int, run: _Run) -> ResultObject:
     """Check the object, then keep its file; bytes that an earlier run kept stay as they are."""
     try:
         content = encode(ds)
     except (ValueError, TypeError) as exc:
         raise ResultInvalid(f"the {kind} cannot be encoded ({type(exc).__name__})") from exc
-    _check(content, work)
-    relative_path = _path_of(ds, kind, number, work)
+    _check(content, run)
+    relative_path = _path_of(ds, kind, number, run)
     try:
-        sha256, size_bytes = work.files.write_durably(relative_path, [content])
+        sha256, size_bytes = run.files.write_durably(relative_path, [content])
     except FileExistsError:
         # An earlier attempt wrote it, perhaps another version of this program; it may have been sent already.
-        content = work.files.path(relative_path).read_bytes()
-        _check(content, work)
-        logger.info("result_kept", extra={"input_set_id": work.input_set.input_set_id, "kind": kind})
-        sha256, size_bytes = work.files.write_durably(relative_path, [content])
+        content = run.files.path(relative_path).read_bytes()
+        _check(content, run)
+        logger.info("result_kept", extra={"input_set_id": run.input_set.input_set_id, "kind": kind})
+        sha256, size_bytes = run.files.write_durably(relative_path, [content])
     return ResultObject(
         sop_instance_uid=InstanceUID(str(ds.SOPInstanceUID)),
         sop_class_uid=str(ds.SOPClassUID),
@@ -196,21 +180,21 @@ def _store(ds: Dataset, kind: ObjectKind, number: int, work: _Composition) -> Re
     )
 
 
-def _check(content: bytes, work: _Composition) -> None:
-    sources = {*work.instances, *(result.sop_instance_uid for result in work.made.predecessor)}
+def _check(content: bytes, run: _Run) -> None:
+    sources = {*run.instances, *(result.sop_instance_uid for result in run.made.predecessor)}
     check_object(
-        content, study_instance_uid=work.input_set.study_instance_uid, source_instances=[str(uid) for uid in sources]
+        content, study_instance_uid=run.input_set.study_instance_uid, source_instances=[str(uid) for uid in sources]
     )
 
 
-def _path_of(ds: Dataset, kind: ObjectKind, number: int, work: _Composition) -> str:
+def _path_of(ds: Dataset, kind: ObjectKind, number: int, run: _Run) -> str:
     """The place of an object; one of its own when the same images gave another object there, by other rules say."""
-    path = f"results/{work.input_set.input_set_id}/{kind}-{number}.dcm"
-    existing = work.files.path(path)
+    path = f"results/{run.input_set.input_set_id}/{kind}-{number}.dcm"
+    existing = run.files.path(path)
     if not existing.exists() or read_header(existing).get("SOPInstanceUID") == ds.SOPInstanceUID:
         return path
     mark = hashlib.sha256(str(ds.SOPInstanceUID).encode("ascii")).hexdigest()[:12]
-    return f"results/{work.input_set.input_set_id}/{kind}-{number}.{mark}.dcm"
+    return f"results/{run.input_set.input_set_id}/{kind}-{number}.{mark}.dcm"
 
 
 def _source_study(input_set: InputSet, findings: Findings, files: PayloadFiles) -> SourceStudy:
@@ -242,33 +226,16 @@ def _source_study(input_set: InputSet, findings: Findings, files: PayloadFiles) 
     )
 
 
-def _pages(work: _Composition) -> tuple[Page, ...]:
-    fonts = find_fonts(work.draft.language, work.settings.font)
-    with DecodingProcess(work.model_settings) as decoder:
-
-        def frame_source(frame: FrameReference, width: int, height: int) -> NDArray[np.uint8]:
-            return _render_frame(frame, width, height, decoder, work)
-
-        maker = PageMaker(
-            draft=work.draft,
-            source=work.made.source,
-            frame_source=frame_source,
-            fonts=fonts,
-            words=work.made.words,
-        )
-        return render_pages(maker)
-
-
 def _render_frame(
-    frame: FrameReference, width: int, height: int, decoder: DecodingProcess, work: _Composition
+    frame: FrameReference, width: int, height: int, decoder: DecodingProcess, run: _Run
 ) -> NDArray[np.uint8]:
     """The frame in the grey that the model saw where that is known, else in the first grey that works."""
-    instance = work.instances.get(frame.sop_instance_uid)
+    instance = run.instances.get(frame.sop_instance_uid)
     if instance is None:
         raise NoUsableFrames("the frame is not of this input set")
-    wanted = FrameToDecode(path=work.files.path(instance.relative_path), frame_index=(frame.frame_number or 1) - 1)
+    wanted = FrameToDecode(path=run.files.path(instance.relative_path), frame_index=(frame.frame_number or 1) - 1)
     failure: UndecodablePixels | None = None
-    for grey in _grey_recipes(frame, work):
+    for grey in _grey_recipes(frame, run):
         requirements = ImageRequirements(kind=ImageKind.IMAGE, width=width, height=height, keep_aspect=False, grey=grey)
         try:
             return decoder.render([wanted], requirements, is_one_stack=False).pixels[0]
@@ -277,8 +244,8 @@ def _render_frame(
     raise failure or UndecodablePixels()
 
 
-def _grey_recipes(frame: FrameReference, work: _Composition) -> Iterator[GreyRecipe]:
-    for result in work.findings.results:
+def _grey_recipes(frame: FrameReference, run: _Run) -> Iterator[GreyRecipe]:
+    for result in run.findings.results:
         if frame in result.frames:
             # What was done to the geometry may follow after a semicolon.
             recipe = result.grey_recipe.split(";")[0]
@@ -288,7 +255,7 @@ def _grey_recipes(frame: FrameReference, work: _Composition) -> Iterator[GreyRec
                 low, high = float(shares[1]), float(shares[2])
                 yield GreyRecipe(kind=GreyKind.PERCENTILES, percentile_low=low, percentile_high=high)
             break
-    template = _template_of(frame, work)
+    template = _template_of(frame, run)
     if template.display_window is not None:
         yield _window_recipe(*template.display_window)
     yield GreyRecipe(kind=GreyKind.HEADER)
@@ -298,9 +265,9 @@ def _window_recipe(center: float, width: float) -> GreyRecipe:
     return GreyRecipe(kind=GreyKind.WINDOW, window_center=center, window_width=width)
 
 
-def _template_of(frame: FrameReference, work: _Composition) -> SRTemplate:
-    for result in work.findings.results:
+def _template_of(frame: FrameReference, run: _Run) -> SRTemplate:
+    for result in run.findings.results:
         if result.order.series_instance_uid == frame.series_instance_uid and result.order.template:
-            return work.templates.by_key(result.order.template)
-    series = work.made.source.series_of(frame.series_instance_uid)
-    return work.templates.for_series(series.modality, series.body_part)
+            return run.templates.by_key(result.order.template)
+    series = run.made.source.series_of(frame.series_instance_uid)
+    return run.templates.for_series(series.modality, series.body_part)

@@ -104,12 +104,15 @@ def open_catalogue(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Catal
 def migrate(url: str) -> None:
     """Bring the catalogue to this version's tables; does nothing when it is there already.
 
-    Several processes may start at once: each holds the catalogue alone while it looks and changes.
+    Several processes may start at once: each holds the catalogue alone while it looks and changes. SQLite copies a
+    table to change a constraint of it, which no foreign key may hinder; so all of them are looked at afterwards.
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = _engine(url, BUSY_TIMEOUT_S).execution_options(**{_BEGIN: "BEGIN EXCLUSIVE"})
+    if parsed.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _leave_foreign_keys_unenforced)
     try:
         with translated_errors(), engine.begin() as connection:
             if connection.dialect.name == "postgresql":
@@ -118,6 +121,8 @@ def migrate(url: str) -> None:
             config = _alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                raise CatalogueDamaged("a row refers to another one that is not there")
     finally:
         engine.dispose()
 
@@ -243,6 +248,10 @@ def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
         connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
 
     return engine
+
+
+def _leave_foreign_keys_unenforced(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("PRAGMA foreign_keys = OFF")
 
 
 def _enter_wal_mode(connection: sqlite3.Connection, busy_timeout_s: float) -> None:

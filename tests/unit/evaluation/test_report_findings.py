@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from umit_pacs.evaluation.finding_phrases import Stated, read_findings
 from umit_pacs.evaluation.report_findings import (
     finding_f1,
     flip_rate,
@@ -14,6 +13,7 @@ from umit_pacs.evaluation.report_findings import (
     outcomes,
     read_report,
 )
+from umit_pacs.finding_phrases import Stated, read_findings
 from umit_pacs.handoffs import Language
 from umit_pacs.vocabulary import load_templates
 

@@ -177,7 +177,7 @@ def _together(one: Stated, other: Stated) -> Stated:
 
 @cache
 def _table_text() -> dict[str, dict[str, Any]]:
-    path = resources.files("umit_pacs.evaluation") / "finding_phrases.toml"
+    path = resources.files("umit_pacs") / "finding_phrases.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 

@@ -168,6 +168,8 @@ class RoutingDecision:
     excluded: tuple[SeriesExclusion, ...] = ()
     profile: str = "universal"
     destinations: tuple[str, ...] = ()
+    #: kinds of result object by destination; one that is not named here gets those of `profile`.
+    kinds: dict[str, tuple[ObjectKind, ...]] = field(default_factory=dict)
     priority: Priority = Priority.ROUTINE
     mode: Mode = Mode.SEND
     language: Language = Language.ENGLISH
@@ -372,6 +374,8 @@ class ObjectKind(enum.StrEnum):
     DOCUMENT = "document"
     #: takes back what was sent (IHE IOCM).
     REJECTION_NOTE = "rejection_note"
+    #: says in words that what was sent does not stand any more.
+    NOTICE = "notice"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -388,3 +392,22 @@ class ResultObject:
     #: hex SHA-256 of the whole file.
     sha256: str
     size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoppedObject:
+    """A result object that failed its check, so that it never leaves."""
+
+    kind: ObjectKind
+    #: 1-based position in its series; 0: the whole kind, which could not be composed.
+    number: int
+    #: everything that is wrong with it; no patient data.
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Composed:
+    """What became of one draft."""
+
+    objects: tuple[ResultObject, ...]
+    stopped: tuple[StoppedObject, ...] = ()

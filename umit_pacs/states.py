@@ -7,7 +7,7 @@ from typing import TypeVar
 
 
 class InputSetState(enum.StrEnum):
-    """Where an input set stands on the path; the last four are ends."""
+    """Where an input set stands on the path; those from CONFIRMED on are ends, RETRACTING apart."""
 
     ASSEMBLED = "assembled"
     ROUTED = "routed"
@@ -18,6 +18,13 @@ class InputSetState(enum.StrEnum):
     NOT_ROUTED = "not_routed"
     HELD = "held"
     FAILED = "failed"
+    #: a later version of the study has taken its place.
+    SUPERSEDED = "superseded"
+    #: run again, by the same rule and checkpoint on the same images: the version before stands.
+    UNCHANGED = "unchanged"
+    #: everything that was sent of the study is being taken back.
+    RETRACTING = "retracting"
+    RETRACTED = "retracted"
 
 
 class DeliveryState(enum.StrEnum):
@@ -27,6 +34,26 @@ class DeliveryState(enum.StrEnum):
     SENT = "sent"
     CONFIRMED = "confirmed"
     DEAD = "dead"
+    #: taken back: before it was sent, or by a rejection note or a notice.
+    WITHDRAWN = "withdrawn"
+
+
+class RetireBy(enum.StrEnum):
+    """How a destination is told that an object of ours does not stand any more."""
+
+    #: by a rejection note; the archive hides or deletes what the note names.
+    IOCM = "iocm"
+    #: by a text in the study that people read; the object stays visible.
+    NOTICE = "notice"
+
+
+class RejectionReason(enum.StrEnum):
+    """Why objects are taken back; each is a document title of IHE IOCM (PS3.16 CID 7010)."""
+
+    QUALITY = "quality"
+    PATIENT_SAFETY = "patient_safety"
+    WRONG_WORKLIST_ENTRY = "wrong_worklist_entry"
+    RETENTION_EXPIRED = "retention_expired"
 
 
 class DeliveryRemark(enum.StrEnum):
@@ -53,28 +80,51 @@ class DeliveryRemark(enum.StrEnum):
 MISSING_REMARKS = frozenset({DeliveryRemark.NOT_COMMITTED, DeliveryRemark.NOT_HELD})
 
 
+#: a later version, or a person who retracts the study, may end any of these.
+_MAY_BE_OVERTAKEN = frozenset({InputSetState.SUPERSEDED, InputSetState.RETRACTING, InputSetState.RETRACTED})
+
 INPUT_SET_TRANSITIONS: dict[InputSetState, frozenset[InputSetState]] = {
-    InputSetState.ASSEMBLED: frozenset({InputSetState.ROUTED, InputSetState.NOT_ROUTED, InputSetState.FAILED}),
-    InputSetState.ROUTED: frozenset({InputSetState.ANALYSED, InputSetState.FAILED}),
-    InputSetState.ANALYSED: frozenset({InputSetState.COMPOSED, InputSetState.FAILED}),
-    InputSetState.COMPOSED: frozenset({InputSetState.DELIVERED, InputSetState.HELD, InputSetState.FAILED}),
-    InputSetState.DELIVERED: frozenset({InputSetState.CONFIRMED, InputSetState.FAILED}),
+    InputSetState.ASSEMBLED: frozenset({InputSetState.ROUTED, InputSetState.NOT_ROUTED, InputSetState.FAILED})
+    | _MAY_BE_OVERTAKEN,
+    InputSetState.ROUTED: frozenset({InputSetState.ANALYSED, InputSetState.UNCHANGED, InputSetState.FAILED})
+    | _MAY_BE_OVERTAKEN,
+    InputSetState.ANALYSED: frozenset({InputSetState.COMPOSED, InputSetState.FAILED}) | _MAY_BE_OVERTAKEN,
+    InputSetState.COMPOSED: frozenset({InputSetState.DELIVERED, InputSetState.HELD, InputSetState.FAILED})
+    | _MAY_BE_OVERTAKEN,
+    InputSetState.DELIVERED: frozenset({InputSetState.CONFIRMED, InputSetState.FAILED}) | _MAY_BE_OVERTAKEN,
     # A person may release a held draft or ask a failed delivery again.
-    InputSetState.HELD: frozenset({InputSetState.COMPOSED}),
-    InputSetState.FAILED: frozenset({InputSetState.ASSEMBLED, InputSetState.COMPOSED}),
-    InputSetState.CONFIRMED: frozenset(),
-    InputSetState.NOT_ROUTED: frozenset({InputSetState.ASSEMBLED}),
+    InputSetState.HELD: frozenset({InputSetState.COMPOSED}) | _MAY_BE_OVERTAKEN,
+    InputSetState.FAILED: frozenset({InputSetState.ASSEMBLED, InputSetState.COMPOSED}) | _MAY_BE_OVERTAKEN,
+    InputSetState.CONFIRMED: _MAY_BE_OVERTAKEN,
+    InputSetState.NOT_ROUTED: frozenset({InputSetState.ASSEMBLED}) | _MAY_BE_OVERTAKEN,
+    InputSetState.UNCHANGED: _MAY_BE_OVERTAKEN,
+    InputSetState.SUPERSEDED: frozenset({InputSetState.RETRACTED}),
+    InputSetState.RETRACTING: frozenset({InputSetState.RETRACTED, InputSetState.FAILED}),
+    InputSetState.RETRACTED: frozenset(),
 }
 
 DELIVERY_TRANSITIONS: dict[DeliveryState, frozenset[DeliveryState]] = {
-    DeliveryState.PENDING: frozenset({DeliveryState.SENT, DeliveryState.DEAD}),
+    DeliveryState.PENDING: frozenset({DeliveryState.SENT, DeliveryState.DEAD, DeliveryState.WITHDRAWN}),
     # What the peer turns out not to hold is sent again.
-    DeliveryState.SENT: frozenset({DeliveryState.CONFIRMED, DeliveryState.PENDING, DeliveryState.DEAD}),
-    DeliveryState.CONFIRMED: frozenset(),
-    DeliveryState.DEAD: frozenset({DeliveryState.PENDING}),
+    DeliveryState.SENT: frozenset(
+        {DeliveryState.CONFIRMED, DeliveryState.PENDING, DeliveryState.DEAD, DeliveryState.WITHDRAWN}
+    ),
+    DeliveryState.CONFIRMED: frozenset({DeliveryState.WITHDRAWN}),
+    DeliveryState.DEAD: frozenset({DeliveryState.PENDING, DeliveryState.WITHDRAWN}),
+    DeliveryState.WITHDRAWN: frozenset(),
 }
 
-END_STATES = frozenset({InputSetState.CONFIRMED, InputSetState.NOT_ROUTED, InputSetState.HELD, InputSetState.FAILED})
+END_STATES = frozenset(
+    {
+        InputSetState.CONFIRMED,
+        InputSetState.NOT_ROUTED,
+        InputSetState.HELD,
+        InputSetState.FAILED,
+        InputSetState.SUPERSEDED,
+        InputSetState.UNCHANGED,
+        InputSetState.RETRACTED,
+    }
+)
 
 
 class TransitionNotAllowed(RuntimeError):

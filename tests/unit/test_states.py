@@ -30,5 +30,15 @@ def test_a_confirmed_study_stays_confirmed():
         require_transition(INPUT_SET_TRANSITIONS, InputSetState.CONFIRMED, InputSetState.FAILED)
 
 
+@pytest.mark.parametrize("before", set(InputSetState) - {InputSetState.RETRACTED, InputSetState.SUPERSEDED})
+def test_a_study_may_be_retracted_wherever_it_stands(before):
+    assert InputSetState.RETRACTING in {before, *INPUT_SET_TRANSITIONS[before]}
+
+
+def test_what_is_taken_back_stays_so():
+    assert INPUT_SET_TRANSITIONS[InputSetState.RETRACTED] == frozenset()
+    assert DELIVERY_TRANSITIONS[DeliveryState.WITHDRAWN] == frozenset()
+
+
 def test_a_listed_transition_is_allowed():
     require_transition(INPUT_SET_TRANSITIONS, InputSetState.ASSEMBLED, InputSetState.ROUTED)

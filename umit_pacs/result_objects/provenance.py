@@ -41,6 +41,7 @@ SERIES_NUMBERS = {
     ObjectKind.KEY_OBJECTS: 908,
     ObjectKind.DOCUMENT: 909,
     ObjectKind.REJECTION_NOTE: 910,
+    ObjectKind.NOTICE: 911,
 }
 
 #: PS3.3 C.7.1.1, C.7.2.1, C.7.2.2. Type 2 ones are there even when empty; of the others only what the source has.

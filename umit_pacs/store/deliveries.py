@@ -48,8 +48,12 @@ class Delivery:
     changed_at: datetime
     #: None: at once.
     next_attempt_at: datetime | None
+    #: first attempt; since then the peer may have the object, whether it answered or not.
+    begun_at: datetime | None
     sent_at: datetime | None
     confirmed_at: datetime | None
+    #: SOP Instance UID of the rejection note or notice that takes the object back at this peer.
+    withdrawn_by: InstanceUID | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,8 +276,10 @@ def _planned(input_set_id: str, sop_instance_uid: str, peer: str, now: datetime)
         "created_at": now,
         "changed_at": now,
         "next_attempt_at": None,
+        "begun_at": None,
         "sent_at": None,
         "confirmed_at": None,
+        "withdrawn_by": None,
     }
 
 
@@ -304,8 +310,10 @@ def _delivery(row: DeliveryRow, result: ResultObjectRow, study_instance_uid: str
         created_at=row.created_at,
         changed_at=row.changed_at,
         next_attempt_at=row.next_attempt_at,
+        begun_at=row.begun_at,
         sent_at=row.sent_at,
         confirmed_at=row.confirmed_at,
+        withdrawn_by=InstanceUID(row.withdrawn_by) if row.withdrawn_by else None,
     )
 
 

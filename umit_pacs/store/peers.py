@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, select
 
+from umit_pacs.states import RetireBy
 from umit_pacs.store.database import Catalogue, upsert
 from umit_pacs.store.tables import PeerRow
 
@@ -28,6 +29,9 @@ class Peer:
     answers_commitment: bool = False
     #: addresses that it may call from; () stands for `host`.
     addresses: tuple[str, ...] = ()
+    #: how it is told that an object does not stand any more. A notice is read everywhere; a rejection note that the
+    #: peer does not understand would leave the object standing without a word.
+    retire_by: RetireBy = RetireBy.NOTICE
 
     def __post_init__(self) -> None:
         if not self.name or not 1 <= len(self.ae_title) <= 16 or not self.host or not 0 <= self.port <= 65535:
@@ -85,4 +89,5 @@ def _peer(row: PeerRow) -> Peer:
         answers_query=row.answers_query,
         answers_commitment=row.answers_commitment,
         addresses=tuple(json.loads(row.addresses)),
+        retire_by=row.retire_by,
     )

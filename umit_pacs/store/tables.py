@@ -28,7 +28,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from umit_pacs.handoffs import CompletionReason, ObjectKind
-from umit_pacs.states import DeliveryState, InputSetState
+from umit_pacs.states import DeliveryState, InputSetState, RetireBy
 
 
 class InstanceUse(enum.StrEnum):
@@ -103,6 +103,7 @@ class Table(DeclarativeBase):
         InputSetState: _word(InputSetState, "state"),
         DeliveryState: _word(DeliveryState, "state"),
         ObjectKind: _word(ObjectKind, "kind"),
+        RetireBy: _word(RetireBy, "retire_by"),
     }
 
 
@@ -269,8 +270,12 @@ class DeliveryRow(Table):
     created_at: Mapped[Time]
     changed_at: Mapped[Time] = mapped_column(comment="last attempt or change")
     next_attempt_at: Mapped[Time | None] = mapped_column(comment="null: at once")
+    begun_at: Mapped[Time | None] = mapped_column(comment="first attempt; the peer may have it since, answered or not")
     sent_at: Mapped[Time | None]
     confirmed_at: Mapped[Time | None]
+    withdrawn_by: Mapped[UID | None] = mapped_column(
+        ForeignKey("result_objects.sop_instance_uid"), comment="the rejection note or notice that takes it back"
+    )
 
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "peer"),
@@ -314,6 +319,7 @@ class PeerRow(Table):
     answers_query: Mapped[bool]
     answers_commitment: Mapped[bool]
     addresses: Mapped[Words] = mapped_column(comment="allowed source addresses, JSON list")
+    retire_by: Mapped[RetireBy] = mapped_column(comment="how it is told that an object does not stand any more")
 
     __table_args__ = (CheckConstraint("port BETWEEN 0 AND 65535", name="port"),)
 

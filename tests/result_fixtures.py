@@ -17,6 +17,7 @@ from tests.phantoms import Study, chest_like_ct, write_cr_image, write_ct_series
 from umit_pacs.handoffs import (
     Abstention,
     CompletionReason,
+    Composed,
     Findings,
     FrameReference,
     InputSet,
@@ -67,6 +68,12 @@ class Run:
     predecessor: tuple[ResultObject, ...] = ()
 
     def compose(self) -> tuple[ResultObject, ...]:
+        """Every object of the run, none of which may be stopped."""
+        composed = self.composed()
+        assert composed.stopped == ()
+        return composed.objects
+
+    def composed(self) -> Composed:
         return compose(self.input_set, self.decision, self.findings, self.predecessor, self.files, self.settings)
 
     def draft(self):

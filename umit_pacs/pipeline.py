@@ -237,7 +237,7 @@ def write_results(input_set_id: str) -> None:
     assert findings is not None, "ANALYSED has findings"
     tools.assert_may_act(input_set_id)
     predecessor = results.predecessor_results(tools.catalogue, input_set)
-    objects = compose(
+    composed = compose(
         input_set,
         decision,
         findings,
@@ -246,7 +246,7 @@ def write_results(input_set_id: str) -> None:
         tools.settings.compose,
         tools.settings.model,
     )
-    results.record_result_objects(tools.catalogue, input_set_id, objects)
+    results.record_result_objects(tools.catalogue, input_set_id, composed.objects)
     if decision.mode is Mode.SEND:
         plan_deliveries(tools.catalogue, input_set_id, decision.destinations)
     change_state(tools.catalogue, input_set_id, InputSetState.COMPOSED)

@@ -163,6 +163,9 @@ class ComposeSettings(Section):
     font: Path | None = Field(
         None, description="Font file for Chinese text in pictures; empty: look for an installed one."
     )
+    profiles: dict[str, tuple[str, ...]] = Field(
+        {}, description="Output profiles of one's own, NAME = [kinds of result object]; see `umit-pacs profiles list`."
+    )
 
 
 class DeliverSettings(Section):

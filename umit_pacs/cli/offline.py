@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from umit_pacs.handoffs import (
     ResultObject,
     RoutingDecision,
     SeriesUID,
+    StoppedObject,
     StoredInstance,
     StudyUID,
     Task,
@@ -100,6 +101,7 @@ class OfflineOutcome:
     decision: RoutingDecision | None = None
     findings: Findings | None = None
     objects: tuple[ResultObject, ...] = ()
+    stopped: tuple[StoppedObject, ...] = ()
     pictures: tuple[Path, ...] = ()
     #: why there is no draft; "" where there is one.
     failure: str = ""
@@ -117,6 +119,7 @@ class OfflineOutcome:
             "failure": self.failure,
             "findings": json.loads(to_json(self.findings)) if self.findings else None,
             "objects": [str(self.folder / item.relative_path) for item in self.objects],
+            "stopped": [asdict(item) for item in self.stopped],
             "pictures": [str(path) for path in self.pictures],
         }
 
@@ -189,14 +192,15 @@ def _analyse(
     findings = infer(input_set.input_set_id, decision.orders, prepared, engine, templates)
     findings = replace(findings, excluded=decision.excluded + findings.excluded)
     on_step(f"Writing the draft of {uid}")
-    objects = compose(input_set, decision, findings, (), files, settings.compose)
+    composed = compose(input_set, decision, findings, (), files, settings.compose)
     return OfflineOutcome(
         study_instance_uid=uid,
         folder=folder,
         decision=decision,
         findings=findings,
-        objects=objects,
-        pictures=save_pages((folder / item.relative_path for item in objects), folder),
+        objects=composed.objects,
+        stopped=composed.stopped,
+        pictures=save_pages((folder / item.relative_path for item in composed.objects), folder),
     )
 
 
@@ -229,6 +233,7 @@ def draft_panel(outcome: OfflineOutcome) -> Panel:
     lines += [f"not analysed: {item.reason} {item.detail}" for item in outcome.findings.excluded]
     lines += ["", *(f"wrote {outcome.folder / item.relative_path}" for item in outcome.objects)]
     lines += [f"wrote {path}" for path in outcome.pictures]
+    lines += [f"stopped: {item.kind} {item.number}: {item.detail}" for item in outcome.stopped]
     return Panel(
         escape("\n".join(lines)), title=f"AI DRAFT, NOT VERIFIED: {outcome.study_instance_uid}", border_style="yellow"
     )

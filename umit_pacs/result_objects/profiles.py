@@ -1,40 +1,52 @@
-"""Output profiles: which kinds of object a destination gets, and who composes each kind."""
+"""Output profiles: which kinds of result object a destination gets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
-from pydicom.dataset import Dataset
+from umit_pacs.errors import InvalidConfiguration
+from umit_pacs.handoffs import ObjectKind, RoutingDecision
 
-from umit_pacs.handoffs import ObjectKind
-from umit_pacs.result_objects.composition import Composition
-from umit_pacs.result_objects.measurement_report import measurement_report
-from umit_pacs.result_objects.secondary_capture import secondary_captures
-from umit_pacs.result_objects.text_report import text_report
-
-#: Kinds of object by profile, in the order in which they are composed and sent.
+#: The shipped profiles.
 PROFILES: dict[str, tuple[ObjectKind, ...]] = {
     "universal": (ObjectKind.TEXT_REPORT, ObjectKind.MEASUREMENT_REPORT, ObjectKind.SECONDARY_CAPTURE),
 }
 
-#: The objects of one kind, in the order of their instance numbers; none where the draft has nothing for them.
-Composer = Callable[[Composition], tuple[Dataset, ...]]
+#: What takes a draft back.
+_NO_PART_OF_A_DRAFT = frozenset({ObjectKind.REJECTION_NOTE, ObjectKind.NOTICE})
+
+#: An installation's own profiles, `compose.profiles` of node.toml; one with a shipped one's name takes its place.
+OwnProfiles = Mapping[str, Sequence[str]]
 
 
-def _text_reports(work: Composition) -> tuple[Dataset, ...]:
-    return (text_report(work.draft, work.made),)
+def profile_names(own: OwnProfiles) -> tuple[str, ...]:
+    """Every profile that a rule or a peer may name, the shipped ones first."""
+    return tuple(dict.fromkeys([*PROFILES, *own]))
 
 
-def _measurement_reports(work: Composition) -> tuple[Dataset, ...]:
-    return (measurement_report(work.draft, work.made),) if work.draft.markings else ()
+def kinds_of(profile: str, own: OwnProfiles) -> tuple[ObjectKind, ...]:
+    """The kinds of a profile, in the order in which they are composed and sent.
+
+    Raises InvalidConfiguration when there is no such profile, or when it names what no draft consists of.
+    """
+    if profile not in own:
+        if profile not in PROFILES:
+            raise InvalidConfiguration(f"there is no profile {profile!r}; there are {', '.join(profile_names(own))}")
+        return PROFILES[profile]
+    possible = [kind for kind in ObjectKind if kind not in _NO_PART_OF_A_DRAFT]
+    if unknown := [word for word in own[profile] if word not in possible]:
+        raise InvalidConfiguration(
+            f"compose.profiles.{profile}: {', '.join(unknown)} is no kind of result object; "
+            f"there are {', '.join(possible)}"
+        )
+    if not own[profile]:
+        raise InvalidConfiguration(f"compose.profiles.{profile}: names no kind of result object")
+    return tuple(kind for kind in ObjectKind if kind in own[profile])
 
 
-def _captures(work: Composition) -> tuple[Dataset, ...]:
-    return secondary_captures(work.pages(), work.draft, work.made)
-
-
-COMPOSERS: dict[ObjectKind, Composer] = {
-    ObjectKind.TEXT_REPORT: _text_reports,
-    ObjectKind.MEASUREMENT_REPORT: _measurement_reports,
-    ObjectKind.SECONDARY_CAPTURE: _captures,
-}
+def kinds_to_compose(decision: RoutingDecision, own: OwnProfiles) -> tuple[ObjectKind, ...]:
+    """The kinds that some destination gets; those of the rule's profile where it names no destination."""
+    wanted = set(kinds_of(decision.profile, own)) if not set(decision.destinations) <= set(decision.kinds) else set()
+    for kinds in decision.kinds.values():
+        wanted |= set(kinds)
+    return tuple(kind for kind in ObjectKind if kind in wanted) or kinds_of(decision.profile, own)

@@ -7,13 +7,15 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from umit_pacs.errors import InvalidConfiguration, NoUsableFrames, ResultInvalid, StudyUnusable, UndecodablePixels
+from umit_pacs.errors import NoUsableFrames, StudyUnusable, UndecodablePixels
 from umit_pacs.handoffs import (
+    Composed,
     Findings,
     FrameReference,
     InputSet,
@@ -22,17 +24,19 @@ from umit_pacs.handoffs import (
     ResultObject,
     RoutingDecision,
     SeriesUID,
+    StoppedObject,
     StoredInstance,
 )
 from umit_pacs.pixels.decoding_process import DecodingProcess, FrameToDecode
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
 from umit_pacs.result_objects.check import check_object
+from umit_pacs.result_objects.composers import COMPOSERS
 from umit_pacs.result_objects.composition import Composition
 from umit_pacs.result_objects.draft import Draft
 from umit_pacs.result_objects.encode import encode
 from umit_pacs.result_objects.pages import Page
-from umit_pacs.result_objects.profiles import COMPOSERS, PROFILES
+from umit_pacs.result_objects.profiles import kinds_to_compose
 from umit_pacs.result_objects.provenance import TRANSFER_SYNTAX_UID, Provenance
 from umit_pacs.result_objects.sources import SourceStudy, describe_series, header_text
 from umit_pacs.result_objects.uids import UIDs
@@ -43,6 +47,8 @@ from umit_pacs.vocabulary import SRTemplate, TemplateLibrary, load_phrases, load
 
 logger = logging.getLogger(__name__)
 
+#: What stops one object: its check, or a value that no object may hold.
+_UNFIT = (StudyUnusable, ValueError, TypeError, AttributeError)
 _WINDOW = re.compile(r"window (-?[\d.]+)/([\d.]+)")
 _PERCENTILES = re.compile(r"percentiles ([\d.]+)-([\d.]+)")
 
@@ -55,21 +61,22 @@ def compose(
     files: PayloadFiles,
     settings: ComposeSettings,
     model_settings: ModelSettings | None = None,
-) -> tuple[ResultObject, ...]:
-    """Write the objects of the decision's profile durably; the same arguments give the same bytes.
+) -> Composed:
+    """Write the objects that the decision's destinations get durably; the same arguments give the same bytes.
 
     predecessor: results of the input set that this one supersedes. model_settings: bounds for decoding key images.
-    Raises ResultInvalid when an object fails its check, InvalidConfiguration for an unknown profile or a missing font.
+    An object that fails its check is stopped with its reason, and the others go on. Raises InvalidConfiguration for an
+    unknown profile or a missing font.
     """
-    kinds = PROFILES.get(decision.profile)
-    if kinds is None:
-        raise InvalidConfiguration(f"profile {decision.profile!r} is none of {', '.join(PROFILES)}")
+    kinds = kinds_to_compose(decision, settings.profiles)
     run = _Run.of(input_set, decision, findings, predecessor, files, settings)
     with DecodingProcess(model_settings or ModelSettings()) as decoder:
         work = run.composition(decoder)
-        return tuple(
-            _store(ds, kind, number, run) for kind in kinds for number, ds in enumerate(COMPOSERS[kind](work), 1)
-        )
+        outcomes = [outcome for kind in kinds for outcome in _compose_kind(kind, work, run)]
+    return Composed(
+        objects=tuple(outcome for outcome in outcomes if isinstance(outcome, ResultObject)),
+        stopped=tuple(outcome for outcome in outcomes if isinstance(outcome, StoppedObject)),
+    )
 
 
 def draft_of(
@@ -152,22 +159,46 @@ class _Run:
         return Composition(draft=self.draft, made=self.made, settings=self.settings, frame_source=frame_source)
 
 
-def _store(ds: Dataset, kind: ObjectKind, number: int, run: _Run) -> ResultObject:
-    """Check the object, then keep its file; bytes that an earlier run kept stay as they are."""
+def _compose_kind(kind: ObjectKind, work: Composition, run: _Run) -> Iterator[ResultObject | StoppedObject]:
+    """The objects of one kind: kept when they pass their check, else stopped."""
     try:
-        content = encode(ds)
-    except (ValueError, TypeError) as exc:
-        raise ResultInvalid(f"the {kind} cannot be encoded ({type(exc).__name__})") from exc
-    _check(content, run)
-    relative_path = _path_of(ds, kind, number, run)
-    try:
-        sha256, size_bytes = run.files.write_durably(relative_path, [content])
-    except FileExistsError:
-        # An earlier attempt wrote it, perhaps another version of this program; it may have been sent already.
-        content = run.files.path(relative_path).read_bytes()
-        _check(content, run)
-        logger.info("result_kept", extra={"input_set_id": run.input_set.input_set_id, "kind": kind})
-        sha256, size_bytes = run.files.write_durably(relative_path, [content])
+        composed = COMPOSERS[kind](work)
+    except _UNFIT as exc:
+        yield _stopped(kind, 0, exc, run)
+        return
+    for number, ds in enumerate(composed, 1):
+        path = _path_of(ds, kind, number, run)
+        try:
+            content = _content_of(ds, run.files.path(path))
+            _check(content, run)
+        except _UNFIT as exc:
+            yield _stopped(kind, number, exc, run)
+        else:
+            yield _kept(ds, kind, path, content, run)
+
+
+def _content_of(ds: Dataset, path: Path) -> bytes:
+    """The object's file. One that an earlier attempt wrote stays: perhaps it was sent already."""
+    return path.read_bytes() if path.exists() else encode(ds)
+
+
+def _check(content: bytes, run: _Run) -> None:
+    sources = {*run.instances, *(result.sop_instance_uid for result in run.made.predecessor)}
+    check_object(
+        content, study_instance_uid=run.input_set.study_instance_uid, source_instances=[str(uid) for uid in sources]
+    )
+
+
+def _stopped(kind: ObjectKind, number: int, exc: Exception, run: _Run) -> StoppedObject:
+    # What foreign code says of a value may hold the value itself, which may be the patient's.
+    detail = exc.detail if isinstance(exc, StudyUnusable) else f"it cannot be composed ({type(exc).__name__})"
+    fields = {"input_set_id": run.input_set.input_set_id, "kind": kind.value, "number": number, "detail": detail}
+    logger.error("result_stopped", extra=fields)
+    return StoppedObject(kind=kind, number=number, detail=detail)
+
+
+def _kept(ds: Dataset, kind: ObjectKind, relative_path: str, content: bytes, run: _Run) -> ResultObject:
+    sha256, size_bytes = run.files.write_durably(relative_path, [content])
     return ResultObject(
         sop_instance_uid=InstanceUID(str(ds.SOPInstanceUID)),
         sop_class_uid=str(ds.SOPClassUID),
@@ -177,13 +208,6 @@ def _store(ds: Dataset, kind: ObjectKind, number: int, run: _Run) -> ResultObjec
         relative_path=relative_path,
         sha256=sha256,
         size_bytes=size_bytes,
-    )
-
-
-def _check(content: bytes, run: _Run) -> None:
-    sources = {*run.instances, *(result.sop_instance_uid for result in run.made.predecessor)}
-    check_object(
-        content, study_instance_uid=run.input_set.study_instance_uid, source_instances=[str(uid) for uid in sources]
     )
 
 

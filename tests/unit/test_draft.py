@@ -163,7 +163,7 @@ def test_the_checkpoints_own_threshold_goes_before_the_templates(tmp_path):
 
 def test_an_abstention_is_listed_as_not_assessed_and_nowhere_else(tmp_path):
     draft = radiograph_run(tmp_path).draft()
-    expected = "Consolidation: not assessed, the answer holds no readable coordinates (12 characters)."
+    expected = "Consolidation was not assessed. Reason: the answer holds no readable coordinates (12 characters)."
     assert expected in texts(draft, SectionKind.NOT_ASSESSED)
     others = [kind for kind in SectionKind if kind is not SectionKind.NOT_ASSESSED]
     assert not any("onsolidation" in text for kind in others for text in texts(draft, kind))
@@ -176,7 +176,10 @@ def test_abstentions_with_one_reason_share_a_line(tmp_path):
         for key in ("nodule", "pneumothorax", "consolidation")
     ]
     lines = texts(with_results(run, *silent).draft(), SectionKind.NOT_ASSESSED)
-    assert lines[0] == "Nodule, pneumothorax, consolidation: not assessed, the image is blank."
+    assert lines[0] == (
+        "Nodules and masses were not assessed. Pneumothorax was not assessed. Consolidation was not assessed. "
+        "Reason: the image is blank."
+    )
 
 
 def test_only_abstentions_give_no_impression(tmp_path):

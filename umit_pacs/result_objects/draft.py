@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from umit_pacs.handoffs import FrameReference, Language, Region
 from umit_pacs.vocabulary import Coding, Side
+from umit_pacs.vocabulary import SectionKind as SectionKind
 
 
 class LineOrigin(enum.StrEnum):
@@ -28,18 +29,6 @@ class LineOrigin(enum.StrEnum):
     HEADING = "heading"
 
 
-class SectionKind(enum.StrEnum):
-    """The sections, in the order in which every draft has them."""
-
-    STATUS = "status"
-    TECHNIQUE = "technique"
-    COMPARISON = "comparison"
-    FINDINGS = "findings"
-    IMPRESSION = "impression"
-    NOT_ASSESSED = "not_assessed"
-    IDENTITY = "identity"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DraftLine:
     """One checkable claim and the frames it rests on."""
@@ -52,7 +41,11 @@ class DraftLine:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DraftSection:
     kind: SectionKind
+    #: in words and as code.
     heading: str
+    code: Coding
+    #: what each line is, as code.
+    line_code: Coding
     lines: tuple[DraftLine, ...]
 
 
@@ -68,6 +61,8 @@ class Marking:
     #: the frame it is drawn on: its own, or the one through the middle of a box in a volume.
     key_frame: FrameReference
     side: Side
+    #: the side as code; None where there is none.
+    laterality: Coding | None
     finding: Coding
     site: Coding
     is_landmark: bool

@@ -32,7 +32,6 @@ from umit_pacs.result_objects.provenance import (
     observation_context,
 )
 from umit_pacs.result_objects.sr_content import container, image, put_content, text
-from umit_pacs.vocabulary import Side
 
 #: CID 100: every one of these is in it, a procedure code of SNOMED CT mostly is not.
 _PROCEDURES: dict[str, Code] = {
@@ -42,11 +41,6 @@ _PROCEDURES: dict[str, Code] = {
     "NM": codes.cid100.NMUnspecifiedBodyRegion,
     "CR": codes.cid100.XRUnspecifiedBodyRegion,
     "DX": codes.cid100.XRUnspecifiedBodyRegion,
-}
-_LATERALITIES: dict[Side, Code] = {
-    "left": Code("7771000", "SCT", "Left"),
-    "right": Code("24028007", "SCT", "Right"),
-    "both": Code("51440002", "SCT", "Bilateral"),
 }
 _CATEGORY_LANDMARK = Code("123037004", "SCT", "Anatomical Structure")
 _CATEGORY_FINDING = Code("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -105,7 +99,7 @@ def _group(marking: Marking, made: Provenance) -> list[Dataset]:
         referenced_region=_region(marking),
         finding_category=_CATEGORY_LANDMARK if marking.is_landmark else _CATEGORY_FINDING,
         finding_type=coded(marking.finding, _meaning(marking, made)),
-        finding_sites=[highdicom.sr.FindingSite(coded(marking.site), laterality=_LATERALITIES.get(marking.side))],
+        finding_sites=[_site(marking)],
         algorithm_id=algorithm_identification(made),
     )
     if marking.confidence is not None:
@@ -113,6 +107,12 @@ def _group(marking: Marking, made: Provenance) -> list[Dataset]:
     comment = text(codes.DCM.Comment, _comment(marking, made), RelationshipTypeValues.CONTAINS)
     group[0].ContentSequence.append(comment)
     return list(group)
+
+
+def _site(marking: Marking) -> highdicom.sr.FindingSite:
+    return highdicom.sr.FindingSite(
+        coded(marking.site), laterality=None if marking.laterality is None else coded(marking.laterality)
+    )
 
 
 def _meaning(marking: Marking, made: Provenance) -> str:

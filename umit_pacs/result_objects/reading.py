@@ -133,8 +133,9 @@ def _marking(
         region=region,
         key_frame=key_frame,
         side=side,
+        laterality=None if side == "none" else template.sides[side].code,
         finding=term.code if term else _UNKNOWN,
-        site=finding.site if finding else term.code if term else _UNKNOWN,
+        site=template.site_of(region.label) if finding else term.code if term else _UNKNOWN,
         is_landmark=landmark is not None or region.kind is RegionKind.POINT,
         confidence=region.confidence if region.confidence is not None else result.confidence,
     )

@@ -6,11 +6,10 @@ import highdicom.sr
 from highdicom.sr import CodedConcept, RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.uid import EnhancedSRStorage
 
 from umit_pacs.handoffs import ObjectKind
-from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection, SectionKind
+from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection
 from umit_pacs.result_objects.provenance import (
     Provenance,
     add_document_flags,
@@ -23,20 +22,6 @@ from umit_pacs.result_objects.provenance import (
 )
 from umit_pacs.result_objects.sr_content import container, image, put_content, text
 from umit_pacs.vocabulary import Words
-
-#: (heading of CID 7001, name of the text of CID 7002); own codes where DICOM has none, which both sets allow.
-_CODES: dict[SectionKind, tuple[Code, Code]] = {
-    SectionKind.STATUS: (Code("status", "99UMIT", "Status"), Code("status-text", "99UMIT", "Status of the document")),
-    SectionKind.TECHNIQUE: (codes.cid7001.CurrentProcedureDescriptions, codes.cid7002.ProcedureDescription),
-    SectionKind.COMPARISON: (codes.cid7001.PriorProcedureDescriptions, codes.cid7002.ProcedureDescription),
-    SectionKind.FINDINGS: (codes.cid7001.Findings, codes.cid7002.Finding),
-    SectionKind.IMPRESSION: (codes.cid7001.Impressions, codes.cid7002.Impression),
-    SectionKind.NOT_ASSESSED: (
-        Code("not-assessed", "99UMIT", "Not assessed"),
-        Code("unassessed-item", "99UMIT", "Item not assessed"),
-    ),
-    SectionKind.IDENTITY: (Code("ai-identity", "99UMIT", "AI identity"), Code("ai-text", "99UMIT", "AI description")),
-}
 
 
 def text_report(draft: Draft, made: Provenance) -> Dataset:
@@ -65,15 +50,9 @@ def _root(draft: Draft, made: Provenance) -> Dataset:
 
 
 def _section(section: DraftSection, words: Words) -> Dataset:
-    heading, name = _CODES[section.kind]
     # The meaning of a code is what a viewer shows of it, so it stands in the report's language.
-    shown_heading = _in_words(heading, section.heading)
-    shown_name = _in_words(name, words(f"items.{section.kind}"))
-    return container(shown_heading, [_line(line, shown_name) for line in section.lines])
-
-
-def _in_words(code: Code, meaning: str) -> CodedConcept:
-    return CodedConcept(value=code.value, scheme_designator=code.scheme_designator, meaning=meaning)
+    name = coded(section.line_code, words(f"items.{section.kind}"))
+    return container(coded(section.code, section.heading), [_line(line, name) for line in section.lines])
 
 
 def _line(line: DraftLine, name: CodedConcept) -> Dataset:

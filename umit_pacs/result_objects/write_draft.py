@@ -6,7 +6,7 @@ assessed with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from umit_pacs import __version__
@@ -16,7 +16,7 @@ from umit_pacs.result_objects.findings_section import capitalised, findings_line
 from umit_pacs.result_objects.impression import impression_lines
 from umit_pacs.result_objects.reading import ReadSeries, read_findings
 from umit_pacs.result_objects.sources import SourceStudy
-from umit_pacs.vocabulary import SRTemplate, TemplateLibrary, Words, load_phrases
+from umit_pacs.vocabulary import SRTemplate, TemplateLibrary, Words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ def write_draft(
     supersedes: bool = False,
 ) -> Draft:
     """The draft in the decision's language; `supersedes`: an earlier draft of the study exists."""
-    words = load_phrases().in_language(decision.language)
+    words = templates.in_language(decision.language)
     series = read_findings(findings, source, templates, words)
     material = _Material(
         decision=decision, findings=findings, source=source, series=series, words=words, supersedes=supersedes
@@ -52,10 +52,7 @@ def write_draft(
         title=main.title[decision.language],
         procedure=main.procedure,
         body_part=(series[0].source.body_part if series else "") or next(iter(main.body_parts), ""),
-        sections=tuple(
-            DraftSection(kind=kind, heading=words(f"headings.{kind}"), lines=tuple(lines))
-            for kind, lines in _sections(material)
-        ),
+        sections=_sections(material, main),
         markings=markings,
         frames=frames,
         key_frames=key_frames(series, markings, frames),
@@ -76,15 +73,28 @@ def key_frames(
     return tuple(marked)
 
 
-def _sections(material: _Material) -> Iterator[tuple[SectionKind, tuple[DraftLine, ...]]]:
+def _sections(material: _Material, main: SRTemplate) -> tuple[DraftSection, ...]:
+    """The sections as the template of the first series codes and orders them."""
     words = material.words
-    yield SectionKind.STATUS, tuple(_status_lines(material))
-    yield SectionKind.TECHNIQUE, tuple(_technique_lines(material))
-    yield SectionKind.COMPARISON, (DraftLine(text=words("comparison.none")),)
-    yield SectionKind.FINDINGS, findings_lines(material.series, material.source, words)
-    yield SectionKind.IMPRESSION, impression_lines(material.series, words)
-    yield SectionKind.NOT_ASSESSED, tuple(_not_assessed_lines(material))
-    yield SectionKind.IDENTITY, tuple(_identity_lines(material))
+    lines: dict[SectionKind, Iterable[DraftLine]] = {
+        SectionKind.STATUS: _status_lines(material),
+        SectionKind.TECHNIQUE: _technique_lines(material),
+        SectionKind.COMPARISON: (DraftLine(text=words("comparison.none")),),
+        SectionKind.FINDINGS: findings_lines(material.series, material.source, words),
+        SectionKind.IMPRESSION: impression_lines(material.series, words),
+        SectionKind.NOT_ASSESSED: _not_assessed_lines(material),
+        SectionKind.IDENTITY: _identity_lines(material),
+    }
+    return tuple(
+        DraftSection(
+            kind=kind,
+            heading=words(f"headings.{kind}"),
+            code=main.sections[kind].code,
+            line_code=main.sections[kind].line,
+            lines=tuple(lines[kind]),
+        )
+        for kind in main.section_order
+    )
 
 
 def _status_lines(material: _Material) -> Iterator[DraftLine]:
@@ -129,17 +139,24 @@ def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
 
 
 def _abstention_lines(material: _Material) -> Iterator[DraftLine]:
-    """One line for each reason, with everything that was not answered because of it."""
+    """One line for each reason, with the findings that were not assessed because of it, and one with all else."""
     words = material.words
-    by_reason: dict[str, list[str]] = {}
-    for one in material.series:
-        for read in one.results:
-            if (abstention := read.result.abstention) is not None:
-                reason = words.reason(abstention.reason, abstention.detail)
-                by_reason.setdefault(reason, []).append(_name_of(read.result.order, read.template, words))
-    for reason, names in by_reason.items():
-        text = words("not_assessed.answer", what=words.listed(dict.fromkeys(names)), reason=reason)
+    findings: dict[str, dict[str, None]] = {}
+    others: dict[str, dict[str, None]] = {}
+    for read in (read for one in material.series for read in one.results):
+        if (abstention := read.result.abstention) is not None:
+            reason = words.reason(abstention.reason, abstention.detail)
+            if read.finding:
+                sentence = read.template.sentence(read.finding, "not_assessed", "none", words.language)
+                findings.setdefault(reason, {})[sentence] = None
+            else:
+                others.setdefault(reason, {})[_name_of(read.result.order, read.template, words)] = None
+    for reason, names in others.items():
+        text = words("not_assessed.answer", what=words.listed(names), reason=reason)
         yield DraftLine(text=capitalised(text), origin=LineOrigin.STRUCTURED)
+    for reason, sentences in findings.items():
+        text = words("not_assessed.findings", sentences=" ".join(sentences), reason=reason)
+        yield DraftLine(text=text, origin=LineOrigin.STRUCTURED)
 
 
 def _excluded(material: _Material) -> tuple[SeriesExclusion, ...]:

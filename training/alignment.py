@@ -67,7 +67,10 @@ class Probe(nn.Module):
         self.landmarks = tuple(template.landmarks)
         self.grid = grid
         f, m = len(self.findings), len(self.landmarks)
-        self._sizes = [f, f, f * 4, m, m * 2, f * 2]
+        self._sizes = [f, f, f * 4, m, m * 2, f * 2, 2]
+        low, high = grid.low_and_high()
+        #: (tokens, 2) middle of each token, in tokens
+        self._places = torch.from_numpy((low + high) / 2 / (high[0] - low[0]))
         self.read = nn.Linear(width, sum(self._sizes))
 
     def targets(self, truths: list[Truth]) -> DenseTargets:
@@ -117,7 +120,7 @@ class Probe(nn.Module):
     def loss(self, features: Tensor, targets: DenseTargets) -> Tensor:
         """features: (N, tokens, width)."""
         parts = self.read(features.float()).split(self._sizes, dim=-1)
-        cover, middle, corners, landmarks, offsets, presence = parts
+        cover, middle, corners, landmarks, offsets, presence, places = parts
         count, tokens, f = cover.shape
         wanted = {name: torch.from_numpy(getattr(targets, name)) for name in DenseTargets.__slots__}
         total = COVER_WEIGHT * F.binary_cross_entropy_with_logits(cover, wanted["cover"])
@@ -130,6 +133,8 @@ class Probe(nn.Module):
         # A finding is on a side when some token says so: a smooth maximum over the tokens.
         some = torch.logsumexp(presence.view(count, tokens, f, 2), dim=1) - float(np.log(tokens))
         total = total + F.binary_cross_entropy_with_logits(some, wanted["presence"])
+        # Attention knows distances alone, and an answer names places: each token is to know its own.
+        total = total + F.smooth_l1_loss(places, self._places.expand_as(places))
         if self.landmarks:
             total = total + _landmark_loss(landmarks, offsets, wanted["landmark_token"], wanted["landmark_offset"])
         return total

@@ -34,7 +34,16 @@ from training.model import ModelConfig
 from training.samples import SampleKind, write_sample
 from training.simulate_command import simulate_command
 from training.studies import open_kind
-from training.train import StageConfig, TrainConfig, Workbench, restore, set_up, train_adapters, train_stages
+from training.train import (
+    KindSizes,
+    StageConfig,
+    TrainConfig,
+    Workbench,
+    restore,
+    set_up,
+    train_adapters,
+    train_stages,
+)
 from training.tune_command import compare_command, tune_command
 from training.warping import Sampler
 from umit_pacs.handoffs import Task
@@ -56,6 +65,9 @@ Tiny = Annotated[bool, typer.Option("--tiny", help="A few patients and steps: pr
 Target = Annotated[Path, typer.Option("--target", help="Checkpoint folder to write.")]
 Name = Annotated[str, typer.Option("--name", help="Name of the checkpoint.")]
 Version = Annotated[str, typer.Option("--version", help="Version of the checkpoint.")]
+Start = Annotated[
+    Path | None, typer.Option("--start-from", help="Checkpoint folder whose weights a new run goes on from.")
+]
 
 _RUNS = Path("runs")
 _SHIPPED = SHIPPED_FOLDER / "umit-demo"
@@ -77,10 +89,10 @@ def tiny_config() -> TrainConfig:
         stage1=StageConfig(steps=8, learning_rate=3e-3, matrix_learning_rate=6e-3, warm_up_steps=2),
         stage2=StageConfig(steps=3, learning_rate=1e-3, matrix_learning_rate=2e-3, warm_up_steps=1),
         adapter=StageConfig(steps=2, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=1),
-        sight_radiographs=4,
-        sight_cts=1,
-        radiographs_per_step=4,
-        cts_per_step=1,
+        sizes={
+            "radiograph": KindSizes(sight_studies=4, sight_images=1, studies=4),
+            "ct": KindSizes(sight_studies=1, sight_images=10, studies=1),
+        },
     )
 
 
@@ -94,9 +106,9 @@ def bank(runs: Runs = _RUNS, tiny: Tiny = False) -> None:
 
 
 @app.command()
-def train(runs: Runs = _RUNS, tiny: Tiny = False) -> None:
+def train(runs: Runs = _RUNS, tiny: Tiny = False, start: Start = None) -> None:
     """Run the two stages and the adapters, or go on with them."""
-    bench = _bench(runs, tiny)
+    bench = _bench(runs, tiny, start)
     config = bench.config
     with _progress("steps", config.sight.steps + config.stage1.steps + config.stage2.steps) as step:
         train_stages(bench, on_step=lambda stage, _, loss: step(f"{stage} loss {loss:.2f}"))
@@ -173,9 +185,9 @@ def _run_folder(runs: Path, tiny: bool) -> Path:
     return runs / ("umit-tiny" if tiny else "umit-demo")
 
 
-def _bench(runs: Path, tiny: bool) -> Workbench:
+def _bench(runs: Path, tiny: bool, start: Path | None = None) -> Workbench:
     torch.set_num_threads(1)  # two threads on shared cores are slower than one
-    return set_up(_config(tiny), _bank_folder(runs, tiny), _run_folder(runs, tiny))
+    return set_up(_config(tiny), _bank_folder(runs, tiny), _run_folder(runs, tiny), start=start)
 
 
 @contextmanager

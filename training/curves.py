@@ -40,7 +40,7 @@ def draw_curves(folder: Path) -> tuple[Path, Path]:
 
 
 def _draw_panel(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
-    for kind, colour in zip(KINDS, ("tab:blue", "tab:orange"), strict=True):
+    for kind, colour in zip(KINDS, ("tab:blue", "tab:orange", "tab:green", "tab:red"), strict=False):
         seen = [(index, row[key]) for index, row in enumerate(rows) if row["kind"] == kind and key in row]
         if seen:
             steps, values = np.array(seen).T

@@ -212,6 +212,8 @@ def _threshold(finding: str, grades: list[Grade], fitted: Calibration) -> Thresh
 
 
 def _temperature(judged: list[Judged]) -> Calibration:
+    if not judged:
+        return Calibration()  # the input check refused every study; there is nothing to fit
     logits = np.array([logit(each.confidence) for each in judged])
     scores = np.stack([logits, np.zeros_like(logits)], axis=1)
     labels = np.array([0 if each.is_right else 1 for each in judged], dtype=np.int64)

@@ -38,11 +38,11 @@ from training.prefetch import ahead
 from training.studies import Study, StudyKind, open_kind
 from training.tokenizer import train_tokenizer, training_corpus
 from training.truth import Question
+from training.warm_start import start_from
 from umit_pacs.handoffs import Task
 from umit_pacs.umit_model.adapters import LANGUAGE_MODEL_TARGETS, with_adapter
 from umit_pacs.umit_model.processor import ImageTextProcessor
 
-KINDS: tuple[Kind, ...] = ("radiograph", "ct")
 STATE_FILE, LOG_FILE, CONFIG_FILE = "state.pt", "log.jsonl", "config.json"
 
 
@@ -58,6 +58,19 @@ class StageConfig:
     warm_up_steps: int = 60
     #: the rate falls along a cosine to this share
     final_share: float = 0.03
+    #: the vision tower's share of both rates
+    vision_share: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KindSizes:
+    """How much of one kind of study a step takes."""
+
+    #: studies of a step of first sight, and images drawn from each
+    sight_studies: int
+    sight_images: int
+    #: studies of a step with words
+    studies: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,18 +80,19 @@ class TrainConfig:
     seed: int = 1
     bank: BankConfig = field(default_factory=BankConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    sight: StageConfig = StageConfig(steps=1500, learning_rate=1e-3, matrix_learning_rate=2e-3)
-    stage1: StageConfig = StageConfig(steps=900, learning_rate=1e-3, matrix_learning_rate=2e-3)
+    sight: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, matrix_learning_rate=2e-3, final_share=0.1)
+    # At first sight's rates stage 1 undoes what first sight has learned.
+    stage1: StageConfig = StageConfig(steps=2000, learning_rate=1e-3, matrix_learning_rate=2e-3, vision_share=0.2)
     stage2: StageConfig = StageConfig(steps=150, learning_rate=3e-4, matrix_learning_rate=5e-4, warm_up_steps=20)
-    adapter: StageConfig = StageConfig(steps=40, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
-    #: studies of one step of first sight, and slices drawn from each volume there
-    sight_radiographs: int = 32
-    sight_cts: int = 6
-    sight_slices: int = 12
-    radiographs_per_step: int = 16
-    cts_per_step: int = 4
-    #: every n-th step is a CT step
-    ct_every: int = 3
+    adapter: StageConfig = StageConfig(steps=60, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
+    #: the kinds of study that the steps take in turn
+    cycle: tuple[Kind, ...] = ("radiograph", "ct")
+    sizes: dict[Kind, KindSizes] = field(
+        default_factory=lambda: {
+            "radiograph": KindSizes(sight_studies=32, sight_images=1, studies=16),
+            "ct": KindSizes(sight_studies=8, sight_images=10, studies=4),
+        }
+    )
     #: held-out studies are looked at every so many steps
     validate_every: int = 50
     dense_weight: float = 1.0
@@ -103,20 +117,23 @@ class Workbench:
     folder: Path
 
     def batch_size(self, kind: Kind) -> int:
-        return self.config.radiographs_per_step if kind == "radiograph" else self.config.cts_per_step
+        return self.config.sizes[kind].studies
 
 
-def set_up(config: TrainConfig, bank: Path, folder: Path) -> Workbench:
-    """Tokenizer, random network and data of a run; writes config.json."""
+def set_up(config: TrainConfig, bank: Path, folder: Path, *, start: Path | None = None) -> Workbench:
+    """Tokenizer, network and data of a run; writes config.json. `start`: a checkpoint whose weights it goes on from."""
     torch.manual_seed(config.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = {kind: open_kind(kind, "train", bank) for kind in KINDS}
-    held_out = {kind: open_kind(kind, "held_out", bank) for kind in KINDS}
+    names = tuple(dict.fromkeys(config.cycle))
+    kinds = {kind: open_kind(kind, "train", bank) for kind in names}
+    held_out = {kind: open_kind(kind, "held_out", bank) for kind in names}
     corpus = training_corpus([kind.examiner for kind in kinds.values()], config.seed)
     tokenizer = train_tokenizer(corpus, config.model.vocabulary)
     longest_edge_px = max(kind.pixels.width for kind in kinds.values())
     processor = build_processor(config.model, tokenizer, longest_edge_px)
     network = build_network(config.model, tokenizer)
+    if start is not None:
+        start_from(network, tokenizer, start)
     # Additive masks and plain matrix products: on the CPU faster to learn with than fused attention.
     network.model.language_model.config._attn_implementation = "eager"
     packers = {name: Packer(network, processor, kind.images, kind.pixels.width) for name, kind in kinds.items()}
@@ -124,7 +141,7 @@ def set_up(config: TrainConfig, bank: Path, folder: Path) -> Workbench:
         name: Probe(kind.examiner.template, kind.token_grid(processor.block_px), config.model.width)
         for name, kind in kinds.items()
     }
-    _write_config(config, kinds, folder / CONFIG_FILE)
+    _write_config(config, kinds, folder / CONFIG_FILE, start)
     return Workbench(
         config=config,
         kinds=kinds,
@@ -137,7 +154,7 @@ def set_up(config: TrainConfig, bank: Path, folder: Path) -> Workbench:
     )
 
 
-def _write_config(config: TrainConfig, kinds: dict[Kind, StudyKind], path: Path) -> None:
+def _write_config(config: TrainConfig, kinds: dict[Kind, StudyKind], path: Path, start: Path | None) -> None:
     """config.json of a new run. Raises ValueError when the folder holds a run of another configuration."""
     written = json.loads(json.dumps(dataclasses.asdict(config)))
     if path.exists():
@@ -146,7 +163,8 @@ def _write_config(config: TrainConfig, kinds: dict[Kind, StudyKind], path: Path)
         return
     facts = {"data": bank_hash(config.bank), "commit": _commit(), "started": time.strftime("%Y-%m-%d")}
     counts = {name: len(kind.radiographs) + len(kind.cts) for name, kind in kinds.items()}
-    text = json.dumps({**facts, "patients": counts, "config": written}, indent=2)
+    earlier = [] if start is None else json.loads((start / "training.json").read_text(encoding="utf-8"))
+    text = json.dumps({**facts, "patients": counts, "config": written, "earlier": earlier}, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -216,17 +234,19 @@ class Lesson:
 def _draw(bench: Workbench, stage: int, step: int, *, is_held_out: bool = False) -> Lesson:
     """The lesson of one step; the same whenever it is drawn."""
     config = bench.config
-    name: Kind = "ct" if step % config.ct_every == config.ct_every - 1 else "radiograph"
+    name = config.cycle[step % len(config.cycle)]
     kind = (bench.held_out if is_held_out else bench.kinds)[name]
     rng = np.random.default_rng([config.seed, stage, int(is_held_out), step])
     is_sight = STAGES[stage] == "sight"
-    sight_size = config.sight_radiographs if name == "radiograph" else config.sight_cts
-    studies = [kind.draw(rng) for _ in range(sight_size if is_sight else bench.batch_size(name))]
+    sizes = config.sizes[name]
+    studies = [kind.draw(rng) for _ in range(sizes.sight_studies if is_sight else sizes.studies)]
     images, truths = [], []
     for study in studies:
-        few = config.sight_slices if is_sight and len(study.images) > config.sight_slices else len(study.images)
-        chosen = np.sort(rng.choice(len(study.images), few, replace=False))
         truth_of_images = study.truth_of_images()
+        few = min(sizes.sight_images, len(study.images)) if is_sight else len(study.images)
+        # Most slices show nothing; those that do teach more.
+        likely = np.array([3.0 if truth.sides else 1.0 for truth in truth_of_images])
+        chosen = np.sort(rng.choice(len(study.images), few, replace=False, p=likely / likely.sum()))
         images.append(study.images[chosen])
         truths += [truth_of_images[index] for index in chosen]
     return Lesson(
@@ -259,8 +279,8 @@ def _losses(bench: Workbench, lesson: Lesson) -> tuple[Tensor, dict[str, float]]
 def _validate(bench: Workbench, stage: int) -> dict[str, float]:
     """The same figures on the same few held-out studies every time, by kind."""
     found: dict[str, float] = {}
-    for step in (0, bench.config.ct_every - 1):
-        lesson = _draw(bench, stage, step, is_held_out=True)
+    for kind in bench.held_out:
+        lesson = _draw(bench, stage, bench.config.cycle.index(kind), is_held_out=True)
         _, figures = _losses(bench, lesson)
         found |= {f"held_out_{lesson.kind}_{name}": value for name, value in figures.items()}
     return found
@@ -292,24 +312,26 @@ def _descend(total: Tensor, optimisers: list[torch.optim.Optimizer], clip: float
 
 def _optimisers(modules: Iterable[nn.Module], stage: StageConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for everything else that trains."""
-    matrices: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    matrices: dict[float, list[nn.Parameter]] = {}
+    rest: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module in modules:
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
+            share = stage.vision_share if "visual.blocks" in name or "visual.patch_embed" in name else 1.0
             is_matrix = parameter.ndim == 2 and ("blocks" in name or "layers" in name or "merger" in name)
             if is_matrix and stage.matrix_learning_rate:
-                matrices.append(parameter)
+                matrices.setdefault(share, []).append(parameter)
             else:
-                (decayed if parameter.ndim > 1 else others).append(parameter)
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+                rest.setdefault((share, 0.05 if parameter.ndim > 1 else 0.0), []).append(parameter)
+    groups = [
+        {"params": parameters, "weight_decay": decay, "share": share} for (share, decay), parameters in rest.items()
+    ]
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98))]
     if matrices:
         rate = stage.matrix_learning_rate
-        found.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"))
+        groups = [{"params": parameters, "share": share} for share, parameters in matrices.items()]
+        found.append(torch.optim.Muon(groups, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"))
     return found
 
 
@@ -320,7 +342,7 @@ def _set_rates(optimisers: list[torch.optim.Optimizer], stage: StageConfig, step
     share *= min(1.0, (step + 1) / max(stage.warm_up_steps, 1))
     for optimiser, rate in zip(optimisers, (stage.learning_rate, stage.matrix_learning_rate), strict=False):
         for group in optimiser.param_groups:
-            group["lr"] = rate * share
+            group["lr"] = rate * share * group["share"]
     return stage.learning_rate * share
 
 
@@ -379,11 +401,10 @@ def _train_adapter(
 ) -> None:
     stage = bench.config.adapter
     optimisers = _optimisers([adapted], stage)
-    kinds: list[Kind] = [name for name, kind in bench.kinds.items() if task in kind.tasks]
+    cycle = [name for name in bench.config.cycle if task in bench.kinds[name].tasks]
     for step in range(stage.steps):
         _set_rates(optimisers, stage, step)
-        is_ct_turn = step % bench.config.ct_every == bench.config.ct_every - 1
-        name = kinds[-1] if is_ct_turn else kinds[0]
+        name = cycle[step % len(cycle)]
         kind = bench.kinds[name]
         rng = np.random.default_rng([bench.config.seed, len(STAGES) + list(Task).index(task), step])
         studies = [kind.draw(rng) for _ in range(bench.batch_size(name))]

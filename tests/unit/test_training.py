@@ -281,3 +281,28 @@ def test_a_run_of_another_configuration_is_not_overwritten(bank, tmp_path):
     set_up(_config(), bank, tmp_path / "run")
     with pytest.raises(ValueError, match="another configuration"):
         set_up(_config(seed=9), bank, tmp_path / "run")
+
+
+def test_a_run_goes_on_from_a_checkpoint_by_the_texts_of_its_tokens(bank, tmp_path):
+    earlier = set_up(_config(), bank, tmp_path / "earlier")
+    export(earlier, tmp_path / "umit-tiny", name="umit-tiny", version="0")
+    model = dataclasses.replace(_config().model, vocabulary=700)
+    later = set_up(_config(seed=9, model=model), bank, tmp_path / "later", start=tmp_path / "umit-tiny")
+    known, now = earlier.processor.tokenizer.get_vocab(), later.processor.tokenizer.get_vocab()
+    assert len(now) != len(known)
+    before, after = (bench.network.get_input_embeddings().weight for bench in (earlier, later))
+    shared = sorted(set(known) & set(now))
+    assert {known[text] == now[text] for text in shared} == {True, False}
+    kept = before[[known[text] for text in shared]].bfloat16().float()
+    assert torch.equal(after[[now[text] for text in shared]], kept)
+    tower = later.network.model.visual.state_dict()
+    for name, weight in earlier.network.model.visual.state_dict().items():
+        assert torch.equal(tower[name], weight.bfloat16().float()), name
+    assert json.loads((tmp_path / "later/config.json").read_text())["earlier"]["config"]["seed"] == _config().seed
+
+
+def test_a_checkpoint_of_other_sizes_is_no_start(bank, tmp_path):
+    export(set_up(_config(), bank, tmp_path / "earlier"), tmp_path / "umit-tiny", name="umit-tiny", version="0")
+    model = dataclasses.replace(_config().model, vision_layers=2)
+    with pytest.raises(ValueError, match="other shapes"):
+        set_up(_config(model=model), bank, tmp_path / "later", start=tmp_path / "umit-tiny")

@@ -39,7 +39,7 @@ def release(catalogue: Catalogue, input_set_id: str) -> InputSetStatus:
         raise UmitPacsError(f"the study is {state}; only one that is held can be released")
     if not decision.destinations:
         raise UmitPacsError(f"rule {decision.rule} names no destination")
-    plan_deliveries(catalogue, input_set_id, decision.destinations)
+    plan_deliveries(catalogue, input_set_id, decision.destinations, decision.kinds)
     change_state(catalogue, input_set_id, InputSetState.COMPOSED, reason="released")
     return studies.input_set_status(catalogue, input_set_id)
 

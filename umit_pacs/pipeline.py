@@ -41,7 +41,7 @@ from dbos import error as dbos_error
 from pydicom.uid import generate_uid
 
 from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, StageOfStudy, WorkStarter, parsed
-from umit_pacs.errors import LeaseLost, RetryLater, UmitPacsError
+from umit_pacs.errors import LeaseLost, ResultInvalid, RetryLater, UmitPacsError
 from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority, RoutingDecision, TaskOrder
 from umit_pacs.pixels.remembered_headers import RememberedHeaders
 from umit_pacs.routing.rules_text import parse_rules
@@ -53,7 +53,7 @@ from umit_pacs.steps.confirm import Confirmer, confirm
 from umit_pacs.steps.deliver import deliver
 from umit_pacs.steps.infer import infer
 from umit_pacs.steps.prepare import prepare
-from umit_pacs.steps.route import name_destinations, route
+from umit_pacs.steps.route import choose_kinds, name_destinations, route
 from umit_pacs.store import results, studies
 from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.deliveries import Delivery, deliveries, plan_deliveries
@@ -61,6 +61,7 @@ from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.leases import assert_lease, hold_lease, release_lease
 from umit_pacs.store.returns import input_sets_to_return
 from umit_pacs.store.rules import current_rules
+from umit_pacs.store.stopped import record_stopped_objects
 from umit_pacs.store.studies import change_state, input_set_state
 from umit_pacs.vocabulary import TemplateLibrary
 
@@ -162,7 +163,9 @@ def decide_by_rules(input_set_id: str) -> None:
     rules = parse_rules(text, source=f"rules version {version}")
     input_set = studies.input_set(tools.catalogue, input_set_id)
     decision = route(input_set, rules, version, tools.files, tools.templates, tools.headers.read)
-    decision = results.record_decision(tools.catalogue, name_destinations(tools.catalogue, decision, input_set))
+    decision = name_destinations(tools.catalogue, decision, input_set)
+    decision = choose_kinds(tools.catalogue, decision, tools.settings.compose.profiles)
+    decision = results.record_decision(tools.catalogue, decision)
     if decision.orders:
         change_state(tools.catalogue, input_set_id, InputSetState.ROUTED, reason=decision.rule or "")
     else:
@@ -246,10 +249,15 @@ def write_results(input_set_id: str) -> None:
         tools.settings.compose,
         tools.settings.model,
     )
+    record_stopped_objects(tools.catalogue, input_set_id, composed.stopped)
+    stopped = "; ".join(f"{item.kind} {item.number}: {item.detail}" for item in composed.stopped)
+    if stopped and not composed.objects:
+        raise ResultInvalid(f"every object was stopped: {stopped}")
     results.record_result_objects(tools.catalogue, input_set_id, composed.objects)
     if decision.mode is Mode.SEND:
-        plan_deliveries(tools.catalogue, input_set_id, decision.destinations)
-    change_state(tools.catalogue, input_set_id, InputSetState.COMPOSED)
+        plan_deliveries(tools.catalogue, input_set_id, decision.destinations, decision.kinds)
+    reason = "objects_stopped" if stopped else ""
+    change_state(tools.catalogue, input_set_id, InputSetState.COMPOSED, reason=reason, detail=stopped)
 
 
 # --- deliver and confirm, in the deliver process -------------------------------------------------------------------
@@ -310,7 +318,10 @@ def settle(tools: Tools, input_set_id: str) -> None:
     states = {item.state for item in planned}
     if not planned:
         mode = _decision(tools, input_set_id).mode
-        reason = "no_destination" if mode is Mode.SEND else mode.value
+        if results.result_objects(tools.catalogue, input_set_id):
+            reason = "no_destination" if mode is Mode.SEND else mode.value
+        else:
+            reason = "nothing_to_send"
         change_state(tools.catalogue, input_set_id, InputSetState.HELD, reason=reason)
         return
     if DeliveryState.PENDING in states:

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from umit_pacs import __version__
-from umit_pacs.cli import analyse, bench, conformance, demo_command, doctor, models, node, peers, rules, studies
+from umit_pacs.cli import (
+    analyse,
+    bench,
+    conformance,
+    demo_command,
+    doctor,
+    models,
+    node,
+    peers,
+    profiles,
+    rules,
+    studies,
+)
 from umit_pacs.cli.options import error_console
 from umit_pacs.errors import InvalidConfiguration, UmitPacsError
 
@@ -19,7 +31,7 @@ app = typer.Typer(
     help="A DICOM node that reads studies with UMIT and returns drafts, marked as unverified AI drafts.",
     epilog="Nothing that this node sends is a diagnosis.",
 )
-for group in (node, demo_command, analyse, doctor, studies, rules, peers, models, bench, conformance):
+for group in (node, demo_command, analyse, doctor, studies, rules, profiles, peers, models, bench, conformance):
     group.register(app)
 
 

@@ -37,11 +37,19 @@ def list_peers(config: ConfigOption = None, as_json: JSONOption = False) -> None
     if as_json:
         print_json([dataclasses.asdict(peer) for peer in known])
         return
-    table = Table("Name", "AE title", "Address", "May call from", "Sends", "Receives drafts", "C-FIND", "Commitment")
+    table = Table(
+        "Name", "AE title", "Address", "May call from", "Sends", "Receives drafts", "Profile", "C-FIND", "Commitment"
+    )
     for peer in known:
-        flags = (peer.may_send, peer.receives_results, peer.answers_query, peer.answers_commitment)
         address, callers = f"{peer.host}:{peer.port}", ", ".join(peer.allowed_addresses)
-        table.add_row(*map(escape, (peer.name, peer.ae_title, address, callers)), *map(_yes, flags))
+        table.add_row(
+            *map(escape, (peer.name, peer.ae_title, address, callers)),
+            _yes(peer.may_send),
+            _yes(peer.receives_results),
+            escape(peer.profile or "the rule's"),
+            _yes(peer.answers_query),
+            _yes(peer.answers_commitment),
+        )
     console.print(table)
 
 
@@ -63,14 +71,20 @@ def add(
         list[str] | None,
         typer.Option(help="An address, network (10.1.0.0/16) or host name that it may call from; default: its host."),
     ] = None,
+    profile: Annotated[
+        str, typer.Option(help="Its own output profile in place of the rules'; see `umit-pacs profiles list`.")
+    ] = "",
     config: ConfigOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Add a peer, or change the one of this name. A running node knows it at once."""
+    from umit_pacs.result_objects.profiles import kinds_of
     from umit_pacs.store.peers import Peer
 
     settings = settings_from(config)
     _require_valid(name, ae_title, host, address or [])
+    if profile:
+        kinds_of(profile, settings.compose.profiles)
     peer = Peer(
         name=name,
         ae_title=ae_title,
@@ -81,6 +95,7 @@ def add(
         answers_query=bool(query),
         answers_commitment=bool(commitment),
         addresses=tuple(address or ()),
+        profile=profile,
     )
     if query is None or commitment is None:
         peer = _with_what_it_offers(peer, settings, query=query, commitment=commitment)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from umit_pacs.cli.options import error_console
 from umit_pacs.errors import InvalidConfiguration
+from umit_pacs.result_objects.profiles import profile_names
 from umit_pacs.routing.rules import Known, RuleSet
 from umit_pacs.routing.rules_text import default_rules_text, parse_rules, read_rules
 from umit_pacs.settings import Settings
@@ -62,10 +63,11 @@ def known_names(settings: Settings) -> Known:
     folders = [folder for folder in (settings.checkpoints_folder, shipped) if folder.is_dir()]
     checkpoints = frozenset(path.name for folder in folders for path in folder.iterdir() if path.is_dir())
     templates = load_templates(settings.compose.templates_folder)
+    profiles = frozenset(profile_names(settings.compose.profiles))
     try:
         with opened(settings) as catalogue:
             destinations = frozenset(peer.name for peer in peers(catalogue) if peer.receives_results)
     except InvalidConfiguration as exc:
         error_console.print(f"Names of peers are not checked: {exc.detail}", markup=False, soft_wrap=True)
-        return Known(templates=templates, checkpoints=checkpoints)
-    return Known(templates=templates, destinations=destinations, checkpoints=checkpoints)
+        return Known(templates=templates, checkpoints=checkpoints, profiles=profiles)
+    return Known(templates=templates, destinations=destinations, checkpoints=checkpoints, profiles=profiles)

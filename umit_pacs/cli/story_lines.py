@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from umit_pacs.handoffs import CompletionReason, Findings, RoutingDecision, SeriesExclusion, TaskResult
+from umit_pacs.handoffs import CompletionReason, Findings, RoutingDecision, SeriesExclusion, StoppedObject, TaskResult
 from umit_pacs.states import DeliveryState, InputSetState
 from umit_pacs.store.deliveries import Commitment, Delivery
 from umit_pacs.store.stories import InputSetStory, StateChange, StudyStory
@@ -51,6 +51,8 @@ _REASONS = {
     "hold": "the rule says that a person releases them",
     "shadow": "the rule says that they are only recorded",
     "no_destination": "the rule names no destination",
+    "nothing_to_send": "the destinations' profiles have no object for this draft",
+    "objects_stopped": "some objects failed their check and stay here",
     "asked_again": "a person asked again",
     "released": "a person released them",
     "resent": "a person had the refused drafts sent again",
@@ -92,6 +94,8 @@ def headline(told: StudyStory) -> str:
         sentence = f"{sentence} {advice}".rstrip()
     elif waiting := _waiting_for_peer(newest.deliveries):
         sentence = f"{sentence} {waiting}"
+    if newest.stopped:
+        sentence += f" {_count(len(newest.stopped), 'object')} failed the node's own check and stays here; see below."
     if told.waiting:
         sentence += f" {_count(told.waiting, 'instance')} came since and will make a new input set."
     return sentence
@@ -148,6 +152,7 @@ def _input_set_lines(told: InputSetStory) -> Iterator[Line]:
         kinds = Counter(item.kind.replace("_", " ") for item in told.result_objects)
         objects = ", ".join(_count(number, kind) for kind, number in kinds.items())
         yield Line(at=told.composed_at, text=f"{_count(len(told.result_objects), 'draft object')} made: {objects}.")
+    yield from (Line(at=stop.at, text=_stop_text(stop.stopped)) for stop in told.stopped)
     yield from _delivery_lines(told.deliveries)
     yield from _commitment_lines(told.commitments)
 
@@ -240,6 +245,11 @@ def _exclusions(excluded: Iterable[SeriesExclusion]) -> Iterator[str]:
     for series in excluded:
         detail = f" ({series.detail})" if series.detail else ""
         yield f"series …{series.series_instance_uid[-16:]} left out: {series.reason.replace('_', ' ')}{detail}"
+
+
+def _stop_text(stopped: StoppedObject) -> str:
+    which = f" {stopped.number}" if stopped.number else ""
+    return f"{stopped.kind.replace('_', ' ').capitalize()}{which} stopped, it failed its check: {stopped.detail}."
 
 
 def _delivery_lines(deliveries: tuple[Delivery, ...]) -> Iterator[Line]:

@@ -11,7 +11,7 @@ import enum
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -53,6 +53,8 @@ class Known:
     destinations: frozenset[str] | None = None
     #: names of the installed checkpoints.
     checkpoints: frozenset[str] | None = None
+    #: names of the output profiles.
+    profiles: frozenset[str] | None = None
 
 
 class Record(BaseModel):
@@ -188,7 +190,7 @@ class Action(Record):
     series: Selection = Selection.ALL
     language: Language = Language.ENGLISH
     #: which kinds of result objects the destinations get.
-    profile: Literal["universal"] = "universal"
+    profile: Name = "universal"
     #: names of peers, or "sender".
     destinations: tuple[str, ...] = ()
     priority: Priority = Priority.ROUTINE
@@ -223,6 +225,12 @@ class Action(Record):
             raise ValueError("name each destination once")
         known = _known(info).destinations
         return names if known is None else tuple(_require_known("peer", name, [SENDER, *known]) for name in names)
+
+    @field_validator("profile")
+    @classmethod
+    def _profile_exists(cls, name: str, info: ValidationInfo) -> str:
+        known = _known(info).profiles
+        return name if known is None else _require_known("profile", name, known)
 
     @field_validator("checkpoint")
     @classmethod

@@ -15,6 +15,7 @@ from umit_pacs.pixels.attributes import text
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.pixels.remembered_headers import ReadHeader
 from umit_pacs.pixels.stacks import classify_series
+from umit_pacs.result_objects.profiles import OwnProfiles, kinds_of
 from umit_pacs.routing.decide import decide
 from umit_pacs.routing.facts import StudyFacts, facts_from_text, facts_to_text
 from umit_pacs.routing.header_facts import UNREADABLE, SeriesHeaders, study_facts
@@ -25,7 +26,7 @@ from umit_pacs.routing.rules_text import default_rules_text, parse_rules, read_r
 from umit_pacs.states import InputSetState
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.files import PayloadFiles
-from umit_pacs.store.peers import peers_with_ae_title
+from umit_pacs.store.peers import peers, peers_with_ae_title
 from umit_pacs.store.results import decision as recorded_decision
 from umit_pacs.store.rules import PublishedRules, current_rules, publish_rules
 from umit_pacs.store.studies import input_set as stored_input_set
@@ -119,6 +120,16 @@ def name_destinations(catalogue: Catalogue, decision: RoutingDecision, input_set
     senders = [peer.name for peer in known if peer.receives_results] or [peer.name for peer in known] or [title]
     names = (name for item in decision.destinations for name in (senders if item == SENDER else [item]))
     return replace(decision, destinations=tuple(dict.fromkeys(names)))
+
+
+def choose_kinds(catalogue: Catalogue, decision: RoutingDecision, own: OwnProfiles) -> RoutingDecision:
+    """The decision with the kinds of object that each destination gets: by its own profile, else by the rule's.
+
+    own: the installation's own profiles. Raises InvalidConfiguration when a profile does not exist.
+    """
+    profiles = {found.name: found.profile for found in peers(catalogue)}
+    kinds = {name: kinds_of(profiles.get(name) or decision.profile, own) for name in decision.destinations}
+    return replace(decision, kinds=kinds)
 
 
 def read_facts(input_set: InputSet, files: PayloadFiles, read: ReadHeader = read_header) -> StudyFacts:

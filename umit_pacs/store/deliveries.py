@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -97,20 +98,31 @@ class Commitment:
 # --- deliveries --------------------------------------------------------------------------------------------------
 
 
-def plan_deliveries(catalogue: Catalogue, input_set_id: str, destinations: Iterable[str]) -> tuple[Delivery, ...]:
-    """Plan every result object of the input set for every destination; what is planned already stays as it is.
+def plan_deliveries(
+    catalogue: Catalogue,
+    input_set_id: str,
+    destinations: Iterable[str],
+    kinds: Mapping[str, Collection[ObjectKind]] = MappingProxyType({}),
+) -> tuple[Delivery, ...]:
+    """Plan the result objects of the input set for every destination; what is planned already stays as it is.
 
-    Returns all deliveries of the input set.
+    kinds: what each destination gets; one that is not named gets every object. Returns all deliveries of the input
+    set.
     """
     now = utc_now()
     names = list(dict.fromkeys(destinations))
     with catalogue.writing() as session:
-        uids = session.scalars(
-            select(ResultObjectRow.sop_instance_uid)
+        objects = session.execute(
+            select(ResultObjectRow.sop_instance_uid, ResultObjectRow.kind)
             .where(ResultObjectRow.input_set_id == input_set_id)
             .order_by(ResultObjectRow.position)
         ).all()
-        rows = [_planned(input_set_id, uid, name, now) for name in names for uid in uids]
+        rows = [
+            _planned(input_set_id, uid, name, now)
+            for name in names
+            for uid, kind in objects
+            if kind in kinds.get(name, ObjectKind)
+        ]
         if rows:
             session.execute(insert_new(session, DeliveryRow), rows)
     return deliveries(catalogue, input_set_id=input_set_id)

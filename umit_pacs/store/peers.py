@@ -32,6 +32,8 @@ class Peer:
     #: how it is told that an object does not stand any more. A notice is read everywhere; a rejection note that the
     #: peer does not understand would leave the object standing without a word.
     retire_by: RetireBy = RetireBy.NOTICE
+    #: output profile of what it receives; "": the rule's.
+    profile: str = ""
 
     def __post_init__(self) -> None:
         if not self.name or not 1 <= len(self.ae_title) <= 16 or not self.host or not 0 <= self.port <= 65535:
@@ -90,4 +92,5 @@ def _peer(row: PeerRow) -> Peer:
         answers_commitment=row.answers_commitment,
         addresses=tuple(json.loads(row.addresses)),
         retire_by=row.retire_by,
+        profile=row.profile,
     )

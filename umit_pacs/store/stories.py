@@ -16,6 +16,7 @@ from umit_pacs.store.instances import Quarantined, quarantined_of_study
 from umit_pacs.store.payload import from_json
 from umit_pacs.store.peer_counts import PeerCount, peer_count
 from umit_pacs.store.results import result_objects
+from umit_pacs.store.stopped import Stop, stopped_objects
 from umit_pacs.store.tables import (
     DecisionRow,
     DeliveryRow,
@@ -74,6 +75,7 @@ class InputSetStory:
     found_at: datetime | None
     result_objects: tuple[ResultObject, ...]
     composed_at: datetime | None
+    stopped: tuple[Stop, ...]
     deliveries: tuple[Delivery, ...]
     commitments: tuple[Commitment, ...]
 
@@ -276,6 +278,7 @@ def _input_set_story(catalogue: Catalogue, session: Session, row: InputSetRow) -
         found_at=findings.found_at if findings is not None else None,
         result_objects=result_objects(catalogue, row.input_set_id),
         composed_at=composed_at,
+        stopped=stopped_objects(catalogue, row.input_set_id),
         deliveries=deliveries(catalogue, input_set_id=row.input_set_id),
         commitments=commitments_of(catalogue, row.input_set_id),
     )

@@ -254,6 +254,20 @@ class ResultObjectRow(Table):
     composed_at: Mapped[Time]
 
 
+class StoppedObjectRow(Table):
+    """A result object that failed its check, so that it never leaves."""
+
+    __tablename__ = "stopped_objects"
+
+    input_set_id: Mapped[InputSetId] = mapped_column(ForeignKey("input_sets.input_set_id"), primary_key=True)
+    kind: Mapped[ObjectKind] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(
+        primary_key=True, autoincrement=False, comment="position in its series; 0: the whole kind"
+    )
+    detail: Mapped[Words] = mapped_column(comment="everything that is wrong with it; no patient data")
+    stopped_at: Mapped[Time]
+
+
 class DeliveryRow(Table):
     """One result object on its way to one peer."""
 
@@ -320,6 +334,7 @@ class PeerRow(Table):
     answers_commitment: Mapped[bool]
     addresses: Mapped[Words] = mapped_column(comment="allowed source addresses, JSON list")
     retire_by: Mapped[RetireBy] = mapped_column(comment="how it is told that an object does not stand any more")
+    profile: Mapped[Name] = mapped_column(comment="its own output profile; empty: the rule's")
 
     __table_args__ = (CheckConstraint("port BETWEEN 0 AND 65535", name="port"),)
 

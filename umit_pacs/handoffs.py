@@ -343,6 +343,20 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TemplateIdentity:
+    """Which wording of an SR template, or of the phrases, was used."""
+
+    key: str
+    #: as the template gives it; "" for the phrases, which have none.
+    version: str
+    #: hex SHA-256 that changes with every word, code and order of it.
+    sha256: str
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.key, self.version, f"sha256={self.sha256[:12]}") if part)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
     """All answers of one input set."""
 
@@ -352,6 +366,8 @@ class Findings:
     excluded: tuple[SeriesExclusion, ...] = ()
     #: seconds by name: prepare_s, load_s, model_s.
     timings_s: dict[str, float] = field(default_factory=dict)
+    #: the SR templates that the orders were asked with.
+    templates: tuple[TemplateIdentity, ...] = ()
 
 
 # --- compose -----------------------------------------------------------------------------------------------------

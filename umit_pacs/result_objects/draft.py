@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from umit_pacs.handoffs import FrameReference, Language, Region
+from umit_pacs.handoffs import FrameReference, Language, Region, TemplateIdentity
 from umit_pacs.vocabulary import Coding, Side
 from umit_pacs.vocabulary import SectionKind as SectionKind
 
@@ -86,6 +86,8 @@ class Draft:
     frames: tuple[FrameReference, ...]
     #: the frames with markings, else one that stands for the rest.
     key_frames: tuple[FrameReference, ...]
+    #: the templates and phrases that it is worded with.
+    templates: tuple[TemplateIdentity, ...]
 
     def section(self, kind: SectionKind) -> DraftSection:
         return next(section for section in self.sections if section.kind is kind)

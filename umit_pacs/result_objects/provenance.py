@@ -18,7 +18,7 @@ from pydicom.valuerep import PersonName, validate_value
 
 from umit_pacs import __version__
 from umit_pacs.errors import ResultInvalid
-from umit_pacs.handoffs import FrameReference, ModelIdentity, ObjectKind, ResultObject
+from umit_pacs.handoffs import FrameReference, ModelIdentity, ObjectKind, ResultObject, TemplateIdentity
 from umit_pacs.result_objects.sources import SourceStudy
 from umit_pacs.result_objects.uids import UIDs
 from umit_pacs.vocabulary import Coding, Words
@@ -104,6 +104,8 @@ class Provenance:
     device_serial_number: str
     #: results of the input set that this one supersedes.
     predecessor: tuple[ResultObject, ...] = ()
+    #: the templates and phrases that the draft is worded with.
+    templates: tuple[TemplateIdentity, ...] = ()
 
     @property
     def composed_at(self) -> datetime:
@@ -207,7 +209,12 @@ def algorithm_identification(made: Provenance) -> highdicom.sr.AlgorithmIdentifi
         version=model.version,
         family=codes.DCM.ArtificialIntelligence,
         manufacturer=MANUFACTURER,
-        parameters=[f"sha256={model.sha256}", f"quantisation={model.quantisation}", f"device={model.device}"],
+        parameters=[
+            f"sha256={model.sha256}",
+            f"quantisation={model.quantisation}",
+            f"device={model.device}",
+            *(f"template={one.key} {one.version} sha256={one.sha256}" for one in made.templates),
+        ],
     )
 
 
@@ -291,7 +298,8 @@ def _contributing_equipment(made: Provenance) -> Dataset:
     item.DeviceSerialNumber = made.device_serial_number
     item.DeviceUID = made.uids.device()
     item.ContributionDateTime = made.composed_at.strftime("%Y%m%d%H%M%S")
-    item.ContributionDescription = f"sha256 {model.sha256}, {model.quantisation}, {model.device}"[:1024]
+    facts = [f"sha256 {model.sha256}", model.quantisation, model.device, *(f"template {one}" for one in made.templates)]
+    item.ContributionDescription = ", ".join(facts)[:1024]
     return item
 
 

@@ -6,7 +6,7 @@ import hashlib
 import uuid
 from dataclasses import dataclass
 
-from umit_pacs.handoffs import Findings, InstanceUID, RoutingDecision, SeriesUID
+from umit_pacs.handoffs import Findings, InstanceUID, RoutingDecision, SeriesUID, TemplateIdentity
 
 _LONGEST_UID = 64
 _DERIVED_ROOT = "2.25"
@@ -29,16 +29,19 @@ def derived_uid(root: str, *parts: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UIDs:
-    """The UIDs of one run: the same images, rule and checkpoint always give the same ones."""
+    """The UIDs of one run: the same images, rule, checkpoint and wording always give the same ones."""
 
     root: str
-    #: what identifies the run: input set, rule as it was, checkpoint.
+    #: what identifies the run: input set, rule as it was, checkpoint, templates.
     run: tuple[str, ...]
     #: what identifies the device: checkpoint and how it is run.
     algorithm: tuple[str, ...]
 
     @classmethod
-    def of(cls, root: str, decision: RoutingDecision, findings: Findings) -> UIDs:
+    def of(
+        cls, root: str, decision: RoutingDecision, findings: Findings, templates: tuple[TemplateIdentity, ...]
+    ) -> UIDs:
+        """templates: what the draft is worded with, so that other words make other objects."""
         model = findings.model
         return cls(
             root=root,
@@ -49,6 +52,7 @@ class UIDs:
                 decision.language,
                 model.sha256,
                 model.quantisation,
+                *(one.sha256 for one in templates),
             ),
             algorithm=(model.name, model.version, model.sha256, model.quantisation),
         )

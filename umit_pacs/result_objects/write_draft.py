@@ -10,7 +10,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from umit_pacs import __version__
-from umit_pacs.handoffs import Findings, FrameReference, RoutingDecision, SeriesExclusion, SeriesUID, Task, TaskOrder
+from umit_pacs.handoffs import (
+    Findings,
+    FrameReference,
+    RoutingDecision,
+    SeriesExclusion,
+    SeriesUID,
+    Task,
+    TaskOrder,
+    TemplateIdentity,
+)
 from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection, LineOrigin, Marking, SectionKind
 from umit_pacs.result_objects.findings_section import capitalised, findings_lines
 from umit_pacs.result_objects.impression import impression_lines
@@ -27,6 +36,8 @@ class _Material:
     series: tuple[ReadSeries, ...]
     words: Words
     supersedes: bool
+    #: what the draft is worded with.
+    templates: tuple[TemplateIdentity, ...]
 
 
 def write_draft(
@@ -40,12 +51,19 @@ def write_draft(
     """The draft in the decision's language; `supersedes`: an earlier draft of the study exists."""
     words = templates.in_language(decision.language)
     series = read_findings(findings, source, templates, words)
+    main = series[0].template if series else templates.by_key("general")
+    used = templates.identities([main.key, *(one.template.key for one in series)])
     material = _Material(
-        decision=decision, findings=findings, source=source, series=series, words=words, supersedes=supersedes
+        decision=decision,
+        findings=findings,
+        source=source,
+        series=series,
+        words=words,
+        supersedes=supersedes,
+        templates=(*used, templates.phrases.identity),
     )
     markings = tuple(marking for one in series for read in one.results for marking in read.markings)
     frames = tuple(dict.fromkeys(frame for result in findings.results for frame in result.frames))
-    main = series[0].template if series else templates.by_key("general")
     return Draft(
         language=decision.language,
         banner=words("banner"),
@@ -56,6 +74,7 @@ def write_draft(
         markings=markings,
         frames=frames,
         key_frames=key_frames(series, markings, frames),
+        templates=material.templates,
     )
 
 
@@ -192,6 +211,7 @@ def _identity_lines(material: _Material) -> Iterator[DraftLine]:
             device=model.device,
         )
     )
+    yield DraftLine(text=words("identity.templates", templates=words.listed(map(str, material.templates))))
     yield DraftLine(text=words("identity.licence", licence=model.licence, intended_use=model.intended_use))
     yield DraftLine(
         text=words(

@@ -43,7 +43,7 @@ from umit_pacs.result_objects.uids import UIDs
 from umit_pacs.result_objects.write_draft import write_draft
 from umit_pacs.settings import ComposeSettings, ModelSettings
 from umit_pacs.store.files import PayloadFiles
-from umit_pacs.vocabulary import SRTemplate, TemplateLibrary, load_phrases, load_templates
+from umit_pacs.vocabulary import SRTemplate, TemplateLibrary, load_templates
 
 logger = logging.getLogger(__name__)
 
@@ -130,14 +130,16 @@ class _Run:
     ) -> _Run:
         templates = load_templates(settings.templates_folder)
         source = _source_study(input_set, findings, files)
+        draft = write_draft(decision, findings, source, templates, supersedes=bool(predecessor))
         made = Provenance(
             source=source,
             model=findings.model,
-            uids=UIDs.of(settings.uid_root, decision, findings),
-            words=load_phrases().in_language(decision.language),
+            uids=UIDs.of(settings.uid_root, decision, findings, draft.templates),
+            words=templates.in_language(decision.language),
             institution_name=settings.institution_name,
             device_serial_number=settings.device_serial_number,
             predecessor=predecessor,
+            templates=draft.templates,
         )
         return cls(
             input_set=input_set,
@@ -145,7 +147,7 @@ class _Run:
             files=files,
             settings=settings,
             templates=templates,
-            draft=write_draft(decision, findings, source, templates, supersedes=bool(predecessor)),
+            draft=draft,
             made=made,
             instances={instance.sop_instance_uid: instance for instance in input_set.instances},
         )
@@ -291,7 +293,8 @@ def _window_recipe(center: float, width: float) -> GreyRecipe:
 
 def _template_of(frame: FrameReference, run: _Run) -> SRTemplate:
     for result in run.findings.results:
-        if result.order.series_instance_uid == frame.series_instance_uid and result.order.template:
-            return run.templates.by_key(result.order.template)
+        if result.order.series_instance_uid == frame.series_instance_uid:
+            if known := [one for one in run.templates.templates if one.key == result.order.template]:
+                return known[0]
     series = run.made.source.series_of(frame.series_instance_uid)
     return run.templates.for_series(series.modality, series.body_part)

@@ -58,6 +58,7 @@ def infer(
         results=tuple(results[index] for index in range(len(orders))),
         excluded=prepared.excluded,
         timings_s={"model_s": time.monotonic() - started},
+        templates=templates.identities(order.template for order in orders),
     )
 
 

@@ -16,7 +16,6 @@ from umit_pacs.vocabulary.records import (
     SectionTerm,
     Side,
     SRTemplate,
-    TemplateIdentity,
     TemplateLibrary,
     Texts,
 )
@@ -35,7 +34,6 @@ __all__ = [
     "SectionKind",
     "SectionTerm",
     "Side",
-    "TemplateIdentity",
     "TemplateLibrary",
     "Texts",
     "Words",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from umit_pacs.handoffs import Language
+from umit_pacs.handoffs import Language, TemplateIdentity
 from umit_pacs.vocabulary.words import Phrases, Words
 
 Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -117,17 +118,6 @@ class Classification(Record):
     classes: dict[Key, ClassTerm]
 
 
-class TemplateIdentity(Record):
-    """Which wording of a template made something; `sha256` changes with every word, code and order of it."""
-
-    key: str
-    version: str
-    sha256: str
-
-    def __str__(self) -> str:
-        return " ".join(part for part in (self.key, self.version, f"sha256={self.sha256[:12]}") if part)
-
-
 class SRTemplate(Record):
     """One template: when it applies, and everything a report after it may say."""
 
@@ -201,6 +191,10 @@ class TemplateLibrary(Record):
 
     templates: tuple[SRTemplate, ...]
     phrases: Phrases
+
+    def identities(self, keys: Iterable[str]) -> tuple[TemplateIdentity, ...]:
+        """The templates of these keys as they are now, each once; a key that is not known is passed over."""
+        return tuple(self.by_key(key).identity for key in dict.fromkeys(keys) if key in {t.key for t in self.templates})
 
     def for_series(self, modality: str, body_part: str) -> SRTemplate:
         """The template that names the modality and the body part, else the modality's for any, else the general one."""

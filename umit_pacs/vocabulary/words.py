@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from umit_pacs.handoffs import Language
+from umit_pacs.handoffs import Language, TemplateIdentity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,9 +17,9 @@ class Phrases:
     texts: Mapping[str, Mapping[Language, str]]
 
     @property
-    def sha256(self) -> str:
-        """Changes with every word."""
-        return hashlib.sha256(json.dumps(self.texts, sort_keys=True).encode("utf-8")).hexdigest()
+    def identity(self) -> TemplateIdentity:
+        sha256 = hashlib.sha256(json.dumps(self.texts, sort_keys=True).encode("utf-8")).hexdigest()
+        return TemplateIdentity(key="phrases", version="", sha256=sha256)
 
     def in_language(self, language: Language) -> Words:
         return Words(self, language)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.tiny_checkpoint import MERGE, PATCH_PX
-from umit_pacs.umit_model.families import empty_network, family_of
+from umit_pacs.umit_model.families import FAMILIES, empty_network, family_of
 from umit_pacs.umit_model.processor import CHAT_TEMPLATE
 
 #: as UMIT's repositories are named, and the adapter of the tiny checkpoint that stands in for each
@@ -128,13 +128,30 @@ def rewrite_weights(folder: Path, change: Callable[[dict[str, Tensor]], dict[str
     save_file({key: value.contiguous() for key, value in change(load_file(path)).items()}, path, {"format": "pt"})
 
 
-def write_random_family(network_class, config, tiny: Path, target: Path, *, patch_px: int = PATCH_PX) -> None:
-    """A folder of another family with random weights and the tiny tokenizer."""
+def write_random_family(family: str, base: Path, target: Path) -> Path:
+    """A folder of Qwen2.5-VL or Qwen3-VL with random weights; widths and tokenizer are those of a tiny base."""
+    content = json.loads((base / "config.json").read_text())
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    more = ("num_key_value_heads", "bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
+    text = {name: content["text_config"][name] for name in (*names, *more)}
+    vision = {"depth": 2, "hidden_size": 64, "out_hidden_size": 128, "num_heads": 2, "intermediate_size": 128}
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    if family == "qwen2_5_vl":
+        text["rope_parameters"] = rope | {"mrope_section": [4, 6, 6]}
+        vision |= {"patch_size": 14, "fullatt_block_indexes": [1], "window_size": 56}
+    else:
+        text |= {"head_dim": 32, "rope_parameters": rope | {"mrope_section": [6, 5, 5]}}
+        vision |= {"patch_size": 16, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+    tokens = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    config = FAMILIES[family].config_class(
+        text_config=text, vision_config=vision, **{name: content[name] for name in tokens}
+    )
     torch.manual_seed(3)
-    network_class(config).save_pretrained(target)
+    FAMILIES[family].network_class(config).save_pretrained(target)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(tiny / "base" / name, target)
-    _write_preprocessor(tiny / "base", target, patch_px=patch_px)
+        shutil.copy(base / name, target)
+    _write_preprocessor(base, target, patch_px=vision["patch_size"])
+    return target
 
 
 def _todays_base_name(key: str) -> str:

@@ -101,7 +101,7 @@ def write_tiny_checkpoint(folder: Path, *, steps: int = 70, seed: int = 0) -> Ma
     processor.image_processor.save_pretrained(base)
     (base / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     for index, task in enumerate(Task):
-        _write_adapter(network, folder / ADAPTERS_FOLDER / task.value, seed=seed + index + 1)
+        write_random_adapter(network, folder / ADAPTERS_FOLDER / task.value, seed=seed + index + 1)
     return write_manifest(folder, tiny_manifest())
 
 
@@ -268,15 +268,15 @@ def _loss(network, head: SharedHead, tails: list[tuple[list[int], list[int]]]) -
     ).loss
 
 
-def _write_adapter(network: Qwen2VLForConditionalGeneration, folder: Path, *, seed: int) -> None:
+def write_random_adapter(network, folder: Path, *, seed: int, size: float = 1e-3) -> None:
+    """An adapter on all layers of the language model; by default it leaves the answers and changes the logits."""
     config = LoraConfig(r=4, lora_alpha=8, target_modules=LANGUAGE_MODEL_TARGETS, bias="none")
     model = with_adapter(network, config, "default")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                # Small enough to leave the answers, large enough to change the logits.
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 1e-3)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     model.unload()

@@ -13,12 +13,6 @@ import numpy as np
 import pytest
 import torch
 import typer
-from transformers import (
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
 from typer.testing import CliRunner
 
 from tests.model_fixtures import radiograph, tiny_engine, tiny_folder, tiny_settings, volume  # noqa: F401
@@ -174,43 +168,9 @@ def test_full_weights_of_a_task_become_a_checkpoint_of_its_own(tiny_folder, tiny
 # --- other families ----------------------------------------------------------------------------------------------
 
 
-def _text_config(tiny: Path) -> dict:
-    config = json.loads((tiny / "base/config.json").read_text())
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    more = ("num_key_value_heads", "bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
-    return {name: config["text_config"][name] for name in (*names, *more)}
-
-
-def _image_tokens(tiny: Path) -> dict:
-    config = json.loads((tiny / "base/config.json").read_text())
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return {name: config[name] for name in names}
-
-
 @pytest.fixture
 def qwen_2_5(random_tiny, tmp_path) -> Path:
-    text = _text_config(random_tiny) | {
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
-    }
-    vision = {"depth": 2, "hidden_size": 64, "out_hidden_size": 128, "num_heads": 2, "intermediate_size": 128}
-    vision |= {"patch_size": 14, "fullatt_block_indexes": [1], "window_size": 56}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_image_tokens(random_tiny))
-    write_random_family(Qwen2_5_VLForConditionalGeneration, config, random_tiny, tmp_path / "Qwen2.5-VL-Tiny")
-    return tmp_path / "Qwen2.5-VL-Tiny"
-
-
-@pytest.fixture
-def qwen_3(random_tiny, tmp_path) -> Path:
-    text = _text_config(random_tiny) | {
-        "head_dim": 32,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]},
-    }
-    vision = {"depth": 2, "hidden_size": 64, "out_hidden_size": 128, "num_heads": 2, "intermediate_size": 128}
-    vision |= {"patch_size": 16, "deepstack_visual_indexes": [0], "num_position_embeddings": 64}
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_image_tokens(random_tiny))
-    target = tmp_path / "Qwen3-VL-Tiny"
-    write_random_family(Qwen3VLForConditionalGeneration, config, random_tiny, target, patch_px=16)
-    return target
+    return write_random_family("qwen2_5_vl", random_tiny / "base", tmp_path / "Qwen2.5-VL-Tiny")
 
 
 def test_a_plain_qwen_2_5_folder_answers_as_transformers_alone_would(qwen_2_5, tmp_path):
@@ -242,15 +202,6 @@ def _plain_answer(loaded, pixels: np.ndarray, order) -> str:
         **inputs,
     )
     return processor.tokenizer.decode(output[0, ids.shape[1] :].tolist(), skip_special_tokens=False)
-
-
-def test_a_plain_qwen_3_folder_is_installed_for_a_remote_engine_alone(qwen_3, tmp_path):
-    installed = tmp_path / "checkpoints"
-    (manifest,) = install_published(qwen_3, installed, name="qwen3")
-    assert (manifest.name, manifest.base_family) == ("qwen3", "qwen3_vl")
-    assert manifest.profile(Task.DETECTION, "DX").frame == "norm1000"
-    with pytest.raises(InvalidConfiguration, match="remote engine"):
-        load_engine(tiny_settings(installed / "qwen3"), installed)
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import Qwen2VLForConditionalGeneration
+
+from umit_pacs.umit_model.families import Network
 
 
 class KeyValueBuffers:
@@ -20,7 +21,7 @@ class KeyValueBuffers:
     Attention layers call `update` as they would transformers' cache.
     """
 
-    def __init__(self, network: Qwen2VLForConditionalGeneration, *, rows: int, columns: int) -> None:
+    def __init__(self, network: Network, *, rows: int, columns: int) -> None:
         config = network.config.text_config
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (rows, config.num_key_value_heads, columns, head_dim)
@@ -53,7 +54,7 @@ class KeyValueBuffers:
 class Decoder:
     """The language model of one network on rows whose positions and masks are known."""
 
-    def __init__(self, network: Qwen2VLForConditionalGeneration) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
         self._language_model = network.model.language_model
 
@@ -67,8 +68,13 @@ class Decoder:
         embedded: Tensor = self._network.get_input_embeddings()(ids)
         if image_tokens:
             features = torch.cat(list(image_tokens)).to(embedded)
-            embedded[ids == self._network.config.image_token_id] = features
+            embedded[self.is_image(ids)] = features
         return embedded
+
+    def is_image(self, ids: Tensor) -> Tensor:
+        """(B, L) which ids stand for a part of an image."""
+        found: Tensor = ids == self._network.config.image_token_id
+        return found
 
     def step(self, embedded: Tensor, buffers: KeyValueBuffers, rotary: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """One pass over (B, L, hidden); returns (B, V) scores of what follows the last column.
@@ -79,14 +85,33 @@ class Decoder:
         scores: Tensor = self._network.lm_head(self._language_model.norm(hidden[:, -1]))
         return scores
 
-    def read(self, embedded: Tensor, buffers: KeyValueBuffers, rotary: tuple[Tensor, Tensor]) -> None:
-        """One causal pass over (B, L, hidden) for its keys and values alone."""
-        self._layers(embedded, buffers, rotary, None)
+    def read(
+        self,
+        embedded: Tensor,
+        buffers: KeyValueBuffers,
+        rotary: tuple[Tensor, Tensor],
+        *,
+        is_image: Tensor | None = None,
+        deeper: Sequence[Tensor] = (),
+    ) -> None:
+        """One causal pass over (B, L, hidden) for its keys and values alone.
+
+        deeper: per image (D, tokens, hidden), in order, added to what the first D layers say where `is_image` (B, L).
+        """
+        added = torch.cat(list(deeper), dim=1).to(embedded) if deeper else ()  # (D, tokens, hidden)
+        self._layers(embedded, buffers, rotary, None, is_image=is_image, added=added)
 
     def _layers(
-        self, hidden: Tensor, buffers: KeyValueBuffers, rotary: tuple[Tensor, Tensor], mask: Tensor | None
+        self,
+        hidden: Tensor,
+        buffers: KeyValueBuffers,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        *,
+        is_image: Tensor | None = None,
+        added: Sequence[Tensor] | Tensor = (),
     ) -> Tensor:
-        """(B, 1, hidden) of the last column."""
+        """(B, 1, hidden) of the last column, which is never a part of an image."""
         columns = hidden.shape[1]
         *layers, last = self._language_model.layers
         around = {
@@ -95,8 +120,10 @@ class Decoder:
             "past_key_values": buffers,
             "use_cache": True,
         }
-        for layer in layers:
+        for index, layer in enumerate(layers):
             hidden = layer(hidden, **around)
+            if index < len(added):
+                hidden[is_image] += added[index]
         # The last layer's keys and values are wanted of every column, what follows from them of the last alone.
         attended, _ = last.self_attn(hidden_states=last.input_layernorm(hidden), **around)
         hidden = hidden[:, -1:] + attended[:, -1:]

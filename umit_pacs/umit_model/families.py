@@ -11,13 +11,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import transformers
 
 from umit_pacs.errors import CheckpointInvalid
 from umit_pacs.umit_model.checkpoint import read_json
+
+if TYPE_CHECKING:  # a family's classes are loaded when a model of it is
+    from transformers import (
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2VLForConditionalGeneration,
+        Qwen3VLForConditionalGeneration,
+    )
+
+#: a model of any family, with the language model's head
+Network: TypeAlias = (
+    "Qwen2VLForConditionalGeneration | Qwen2_5_VLForConditionalGeneration | Qwen3VLForConditionalGeneration"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +40,6 @@ class Family:
     class_name: str
     #: a word of `coordinate_frames`
     frame: str
-    #: The engine in this process hands vision features in from outside; Qwen3-VL also feeds them into deeper layers.
-    is_run_locally: bool = True
 
     @property
     def network_class(self) -> Any:
@@ -47,7 +57,7 @@ FAMILIES = {
     for family in (
         Family(name="qwen2_vl", class_name="Qwen2VL", frame="norm1000"),
         Family(name="qwen2_5_vl", class_name="Qwen2_5_VL", frame="resized"),
-        Family(name="qwen3_vl", class_name="Qwen3VL", frame="norm1000", is_run_locally=False),
+        Family(name="qwen3_vl", class_name="Qwen3VL", frame="norm1000"),
     )
 }
 

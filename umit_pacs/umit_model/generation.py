@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import Qwen2VLForConditionalGeneration
 
 from umit_pacs.umit_model.answer_rows import AnswerRows, GeneratedAnswer
 from umit_pacs.umit_model.decoder import Decoder, KeyValueBuffers
+from umit_pacs.umit_model.families import Network
 from umit_pacs.umit_model.grammar import Grammar
 from umit_pacs.umit_model.mixed_adapters import MixedAdapters
 from umit_pacs.umit_model.processor import ImageTextProcessor
@@ -40,6 +40,8 @@ class VisionFeatures:
     tokens: tuple[Tensor, ...]
     #: (images, 3) patches: time, height, width
     grid_thw: Tensor
+    #: Qwen3-VL: per image (D, tokens, hidden) for the first D layers of the language model (arXiv 2406.04334)
+    deeper: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,14 +69,19 @@ class Prompt:
 
 @torch.inference_mode()
 def encode_images(
-    network: Qwen2VLForConditionalGeneration, processor: ImageTextProcessor, images: Sequence[NDArray[np.uint8]]
+    network: Network, processor: ImageTextProcessor, images: Sequence[NDArray[np.uint8]]
 ) -> VisionFeatures:
     """Features of grey (H, W) images."""
     inputs = processor.image_inputs(images)
     grid_thw = inputs["image_grid_thw"].to(network.device)
     pixel_values = inputs["pixel_values"].to(network.device)
     output = network.model.get_image_features(pixel_values, grid_thw, return_dict=True)
-    return VisionFeatures(tokens=tuple(output.pooler_output), grid_thw=grid_thw)
+    by_layer = getattr(output, "deepstack_features", None) or []
+    return VisionFeatures(
+        tokens=tuple(output.pooler_output),
+        grid_thw=grid_thw,
+        deeper=tuple(torch.stack(of_image) for of_image in zip(*by_layer, strict=True)),
+    )
 
 
 def joined(features: Sequence[VisionFeatures]) -> VisionFeatures:
@@ -82,6 +89,7 @@ def joined(features: Sequence[VisionFeatures]) -> VisionFeatures:
     return VisionFeatures(
         tokens=tuple(token for part in features for token in part.tokens),
         grid_thw=torch.cat([part.grid_thw for part in features]),
+        deeper=tuple(layers for part in features for layers in part.deeper),
     )
 
 
@@ -94,7 +102,7 @@ def split_prompt(processor: ImageTextProcessor, prompt: str) -> tuple[list[int],
 
 
 def generate(
-    network: Qwen2VLForConditionalGeneration,
+    network: Network,
     head: SharedHead,
     tails: Sequence[Sequence[int]],
     *,
@@ -117,7 +125,7 @@ def generate(
 
 @torch.inference_mode()
 def answer_prompts(
-    network: Qwen2VLForConditionalGeneration,
+    network: Network,
     adapters: MixedAdapters | None,
     prompts: Sequence[Prompt],
     *,
@@ -153,9 +161,7 @@ def answer_prompts(
 class _Batch:
     """The rows of one batch in the decoder. B: rows, H: longest head, L: longest tail."""
 
-    def __init__(
-        self, network: Qwen2VLForConditionalGeneration, adapters: MixedAdapters | None, prompts: Sequence[Prompt]
-    ) -> None:
+    def __init__(self, network: Network, adapters: MixedAdapters | None, prompts: Sequence[Prompt]) -> None:
         self._network, self._adapters, self._prompts = network, adapters, list(prompts)
         self._decoder = Decoder(network)
         self._head_length = max(prompt.head.input_ids.shape[1] for prompt in prompts)
@@ -217,8 +223,14 @@ class _Batch:
         positions = torch.cat([places[id(prompt.head)] for prompt in prompts], dim=1)  # (3, heads, P)
         self._select_adapters([prompt.adapter for prompt in prompts])
         buffers = KeyValueBuffers(self._network, rows=len(prompts), columns=length)
-        embedded = self._decoder.embed(ids, [token for prompt in prompts for token in prompt.head.features.tokens])
-        self._decoder.read(embedded, buffers, self._decoder.rotary(positions))
+        seen = joined([prompt.head.features for prompt in prompts])
+        self._decoder.read(
+            self._decoder.embed(ids, seen.tokens),
+            buffers,
+            self._decoder.rotary(positions),
+            is_image=self._decoder.is_image(ids),
+            deeper=seen.deeper,
+        )
         self._buffers.copy_heads(
             buffers,
             source_rows=[head for head, rows in enumerate(groups) for _ in rows],
@@ -248,7 +260,7 @@ class _Batch:
         return self._decoder.step(self._decoder.embed(ids.to(device)), self._buffers, rotary, mask)
 
 
-def _positions(network: Qwen2VLForConditionalGeneration, head: SharedHead) -> Tensor:
+def _positions(network: Network, head: SharedHead) -> Tensor:
     """(3, 1, P) rotary positions of a head: along time, height and width."""
     is_image = (head.input_ids == network.config.image_token_id).int()
     positions: Tensor

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import BitsAndBytesConfig, Qwen2VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from umit_pacs.errors import CheckpointInvalid, InvalidConfiguration, OutOfAcceleratorMemory
@@ -18,16 +17,16 @@ from umit_pacs.handoffs import ModelIdentity
 from umit_pacs.settings import ModelSettings
 from umit_pacs.umit_model.adapters import attach_adapters
 from umit_pacs.umit_model.checkpoint import BASE_FOLDER, Manifest, find_checkpoint, identity_sha256, verify
-from umit_pacs.umit_model.families import FAMILIES
+from umit_pacs.umit_model.families import FAMILIES, Network
 from umit_pacs.umit_model.processor import ImageTextProcessor, load_processor
+from umit_pacs.umit_model.quantisation import (
+    Quantisation,
+    assert_quantised_layers,
+    assert_stored_as_ours,
+    number_format_of,
+    quantisation_config,
+)
 
-Quantisation = Literal["none", "int8", "nf4"]
-
-#: bitsandbytes quantises what is not named here. Names match from the start, so `visual` alone would spare nothing; the
-#: vision tower must be spared: quantised it misreads images and is five times slower.
-_NOT_QUANTISED = ["model.visual", "lm_head"]
-#: bitsandbytes packs 4-bit weights in blocks of this many inputs; on the CPU another width fails at the first answer.
-_NF4_BLOCK = 64
 #: Memory that a model needs over its weights' bytes while it answers.
 _WORKING_SHARE = 1.4
 
@@ -39,7 +38,7 @@ class LoadedModel:
     manifest: Manifest
     identity: ModelIdentity
     processor: ImageTextProcessor
-    network: Qwen2VLForConditionalGeneration
+    network: Network
     peft_model: PeftModel | None
     device: torch.device
 
@@ -58,7 +57,7 @@ def load_model(settings: ModelSettings, checkpoints_folder: Path) -> LoadedModel
     quantisation = choose_quantisation(settings.quantisation, manifest, device, weights_bytes(folder))
     _quiet_libraries()
     processor = load_processor(folder / BASE_FOLDER)
-    network = _load_network(folder / BASE_FOLDER, manifest, quantisation, device)
+    network = load_network(folder / BASE_FOLDER, manifest, quantisation, device)
     peft_model = attach_adapters(network, folder, manifest.adapters)
     identity = ModelIdentity(
         name=manifest.name,
@@ -100,7 +99,13 @@ def choose_device(wanted: str) -> torch.device:
 def choose_quantisation(
     wanted: Literal["auto", "none", "int8", "nf4"], manifest: Manifest, device: torch.device, weights: int
 ) -> Quantisation:
-    """auto: what the checkpoint was made for; nf4 where its weights would not fit the device's free memory."""
+    """auto: what the checkpoint was made for; nf4 where its weights would not fit the device's free memory.
+
+    Raises InvalidConfiguration when the files hold weights that are quantised otherwise.
+    """
+    stored = manifest.stored_quantisation
+    if stored != "none" and wanted not in ("auto", stored):
+        raise InvalidConfiguration(f"model.quantisation: {wanted!r}, but {manifest.name} holds its weights as {stored}")
     if wanted != "auto":
         return wanted
     if manifest.quantisation != "none":
@@ -114,25 +119,14 @@ def weights_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in (folder / BASE_FOLDER).glob("*.safetensors"))
 
 
-def _load_network(
-    folder: Path, manifest: Manifest, quantisation: Quantisation, device: torch.device
-) -> Qwen2VLForConditionalGeneration:
-    number_format = torch.bfloat16 if manifest.compute_format == "bfloat16" else torch.float32
-    options: dict[str, Any] = {}
-    if quantisation == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_NOT_QUANTISED)
-    elif quantisation == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=number_format,
-            llm_int8_skip_modules=_NOT_QUANTISED,
-        )
-    family = FAMILIES[manifest.base_family]
-    if not family.is_run_locally:
-        raise InvalidConfiguration(f"{folder}: {family.name} is served by a remote engine only (model.engine)")
+def load_network(folder: Path, manifest: Manifest, quantisation: Quantisation, device: torch.device) -> Network:
+    """The base model of a verified checkpoint. folder: its Hugging Face folder. Raises as `load_model`."""
+    number_format = number_format_of(manifest)
+    assert_stored_as_ours(folder, manifest)
+    is_stored = manifest.stored_quantisation != "none"
+    config = None if is_stored else quantisation_config(quantisation, number_format)
     try:
-        network, loading = family.network_class.from_pretrained(
+        network, loading = FAMILIES[manifest.base_family].network_class.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -141,7 +135,7 @@ def _load_network(
             device_map={"": device},
             attn_implementation="sdpa",
             output_loading_info=True,
-            **options,
+            **({} if config is None else {"quantization_config": config}),
         )
     except torch.OutOfMemoryError as exc:
         raise OutOfAcceleratorMemory(f"{folder}: the weights do not fit {device}") from exc
@@ -150,17 +144,10 @@ def _load_network(
     for what, keys in loading.items():
         if keys and what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
             raise CheckpointInvalid(f"{folder}: {what.replace('_', ' ')}, e.g. {sorted(map(str, keys))[0]}")
-    if quantisation == "nf4":
-        _require_nf4_widths(network, folder)
+    assert_quantised_layers(network, quantisation, folder)
     network.eval()
     network.requires_grad_(False)
     return network
-
-
-def _require_nf4_widths(network: Qwen2VLForConditionalGeneration, folder: Path) -> None:
-    for name, module in network.named_modules():
-        if type(module).__name__ == "Linear4bit" and module.in_features % _NF4_BLOCK:
-            raise CheckpointInvalid(f"{folder}: {name} has {module.in_features} inputs, nf4 needs multiples of 64")
 
 
 def _quiet_libraries() -> None:

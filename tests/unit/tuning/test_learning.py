@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -10,12 +9,6 @@ from itertools import islice
 
 import pytest
 import torch
-from transformers import (
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
 
 from tests.published_fixtures import rewrite_weights, write_random_family
 from tests.tiny_checkpoint import IMAGE_PX
@@ -93,33 +86,9 @@ def test_logits_are_made_for_answer_tokens_alone(base, data, network):
 # --- packing -----------------------------------------------------------------------------------------------------
 
 
-def _of_another_family(base, target, family: str):
-    """A random base of another family with the tiny tokenizer."""
-    content = json.loads((base / "config.json").read_text())
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    more = ("num_key_value_heads", "bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
-    text = {name: content["text_config"][name] for name in (*names, *more)}
-    tokens = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    special = {name: content[name] for name in tokens}
-    vision = {"depth": 2, "hidden_size": 64, "out_hidden_size": 128, "num_heads": 2, "intermediate_size": 128}
-    rope = {"rope_type": "default", "rope_theta": 10000.0}
-    if family == "qwen2_5_vl":
-        text["rope_parameters"] = rope | {"mrope_section": [4, 6, 6]}
-        vision |= {"patch_size": 14, "fullatt_block_indexes": [1], "window_size": 56}
-        config, network_class = Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-    else:
-        text |= {"head_dim": 32, "rope_parameters": rope | {"mrope_section": [6, 5, 5]}}
-        vision |= {"patch_size": 16, "deepstack_visual_indexes": [0], "num_position_embeddings": 64}
-        config, network_class = Qwen3VLConfig, Qwen3VLForConditionalGeneration
-    whole = config(text_config=text, vision_config=vision, **special)
-    patch_px = vision["patch_size"]
-    write_random_family(network_class, whole, base.parent, target, patch_px=patch_px)
-    return target
-
-
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_a_packed_row_costs_what_its_samples_cost_alone(base, data, tmp_path, family):
-    folder = base if family == "qwen2_vl" else _of_another_family(base, tmp_path / family, family)
+    folder = base if family == "qwen2_vl" else write_random_family(family, base, tmp_path / family)
     config = tune_config(data, folder, stage="stage1", rates={"vision": 1e-3, "merger": 1e-3, "language": 1e-3})
     network = build(config, CPU)[0]
     # Pictures of one sample, of two images, and a volume; what follows a sample must not see it.
@@ -179,7 +148,7 @@ def test_each_family_learns_places_in_its_own_frame(base, data, tmp_path):
     sample = next(s for s in read_samples(data / "samples.jsonl") if s.task is Task.DETECTION)
     left, top, right, bottom = (value * 0.7 for value in (8.0, 6.0, 40.0, 30.0))
     for family, largest in (("qwen2_vl", 1000), ("qwen2_5_vl", IMAGE_PX)):
-        folder = base if family == "qwen2_vl" else _of_another_family(base, tmp_path / family, family)
+        folder = base if family == "qwen2_vl" else write_random_family(family, base, tmp_path / family)
         config = tune_config(data, folder)
         encoder = encoder_for(folder, config, None)
         _, shown = encoder.viewer.show(sample, data)

@@ -11,19 +11,31 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from training.brain_patients import BrainPatient, draw_brain_patient
 from training.chest_ct import CTPatient, draw_ct_patient
 from training.chest_radiographs import ProjectedFinding, ProjectedPatient, project_patient
+from training.head_warping import HeadSampler
+from training.pet_patients import PetPatient, draw_pet_patient
 from training.warping import Sampler
 
 Split = Literal["train", "held_out"]
-Kind = Literal["radiograph", "ct"]
+Kind = Literal["radiograph", "ct", "pet", "brain_mr"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
-KINDS: tuple[Kind, ...] = ("radiograph", "ct")
+#: in the order of their numbers in the seeds
+KINDS: tuple[Kind, ...] = ("radiograph", "ct", "pet", "brain_mr")
+Patient = ProjectedPatient | CTPatient | PetPatient | BrainPatient
+#: modules whose code decides what a study looks like and what is true of it
+_DRAWN_FROM = (
+    *("anatomy", "warping", "chest_radiographs", "chest_ct", "exposure", "truth"),
+    *("placement", "pet_uptake", "pet_lesions", "pet_ct", "pet_patients"),
+    *("head_template", "head_warping", "brain_lesions", "brain_mr", "brain_patients", "volume_studies"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +47,10 @@ class BankConfig:
     radiograph_held_out: int = 100
     ct_train: int = 300
     ct_held_out: int = 60
+    pet_train: int = 150
+    pet_held_out: int = 40
+    brain_mr_train: int = 150
+    brain_mr_held_out: int = 40
     #: patients in one file
     shard: int = 20
 
@@ -45,7 +61,7 @@ class BankConfig:
 def bank_hash(config: BankConfig) -> str:
     """What names the data of a run: configuration and the code that draws from it."""
     code = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-    for module in ("anatomy", "warping", "chest_radiographs", "chest_ct", "exposure", "truth"):
+    for module in _DRAWN_FROM:
         code.update((Path(__file__).parent / f"{module}.py").read_bytes())
     return code.hexdigest()[:16]
 
@@ -54,13 +70,14 @@ def render_bank(
     config: BankConfig,
     folder: Path,
     load_sampler: Callable[[], Sampler],
+    load_head_sampler: Callable[[], HeadSampler],
     *,
     kinds: tuple[Kind, ...] = KINDS,
     on_patient: Callable[[], None] = lambda: None,
 ) -> None:
     """Render every shard that is not there yet; `on_patient` is told about each patient, rendered or found."""
     folder.mkdir(parents=True, exist_ok=True)
-    sampler: Sampler | None = None
+    samplers = _Samplers(cache(load_sampler), cache(load_head_sampler))
     for kind in kinds:
         for split in reversed(SPLITS):
             total = config.patients(kind, split)
@@ -68,8 +85,7 @@ def render_bank(
                 numbers = range(first, min(first + config.shard, total))
                 path = _shard_path(folder, kind, split, first)
                 if not path.exists():
-                    sampler = sampler or load_sampler()
-                    _render_shard(config, path, kind, split, numbers, sampler)
+                    _render_shard(config, path, kind, split, numbers, samplers)
                 for _ in numbers:
                     on_patient()
 
@@ -78,18 +94,37 @@ def _shard_path(folder: Path, kind: Kind, split: Split, first: int) -> Path:
     return folder / f"{kind}-{split}-{first:05d}.npz"
 
 
-def _render_shard(config: BankConfig, path: Path, kind: Kind, split: Split, numbers: range, sampler: Sampler) -> None:
+class _Samplers(NamedTuple):
+    """Loaded when they are first needed."""
+
+    chest: Callable[[], Sampler]
+    head: Callable[[], HeadSampler]
+
+    def draw(self, kind: Kind, rng: np.random.Generator) -> Patient:
+        match kind:
+            case "radiograph":
+                return project_patient(self.chest(), rng)
+            case "ct":
+                return draw_ct_patient(self.chest(), rng)
+            case "pet":
+                return draw_pet_patient(self.chest(), rng)
+            case "brain_mr":
+                return draw_brain_patient(self.head(), rng)
+
+
+def _render_shard(
+    config: BankConfig, path: Path, kind: Kind, split: Split, numbers: range, samplers: _Samplers
+) -> None:
     arrays: dict[str, Any] = {}
     for number in numbers:
         rng = np.random.default_rng([config.seed, KINDS.index(kind), SPLITS.index(split), number])
-        record = project_patient(sampler, rng) if kind == "radiograph" else draw_ct_patient(sampler, rng)
-        arrays |= {f"{number}/{name}": value for name, value in _to_arrays(record).items()}
+        arrays |= {f"{number}/{name}": value for name, value in _to_arrays(samplers.draw(kind, rng)).items()}
     unfinished = path.with_suffix(".tmp.npz")
     np.savez(unfinished, **arrays)
     unfinished.replace(path)
 
 
-def _to_arrays(record: ProjectedPatient | CTPatient) -> dict[str, Any]:
+def _to_arrays(record: Patient) -> dict[str, Any]:
     """Arrays by name, everything else as one JSON text."""
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     for number, finding in enumerate(values.pop("findings", ())):
@@ -108,6 +143,16 @@ def load_radiographs(folder: Path, split: Split) -> list[ProjectedPatient]:
 def load_cts(folder: Path, split: Split) -> list[CTPatient]:
     """Every CT patient of the split that is in the bank so far."""
     return [CTPatient(**values) for values in _patients(folder, "ct", split)]
+
+
+def load_pets(folder: Path, split: Split) -> list[PetPatient]:
+    """Every PET patient of the split that is in the bank so far."""
+    return [PetPatient(**values) for values in _patients(folder, "pet", split)]
+
+
+def load_brains(folder: Path, split: Split) -> list[BrainPatient]:
+    """Every brain MR patient of the split that is in the bank so far."""
+    return [BrainPatient(**values) for values in _patients(folder, "brain_mr", split)]
 
 
 def _patients(folder: Path, kind: Kind, split: Split) -> list[dict[str, Any]]:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from training.brain_lesions import BrainLesion, draw_mass, pushed_aside, pushed_points, put_lesions
+from training.brain_lesions import BrainLesion, brain_truth, draw_mass, pushed_aside, pushed_points, put_lesions
 from training.head_template import SCALP_AND_SKULL_MM
 from training.head_warping import HeadSampler, Tissues, draw_head_warp
-from training.placement import Placement, VoxelBox, block_mean, smooth_noise
-from training.truth import Truth, side_of
+from training.placement import Placement, block_mean, smooth_noise
+from training.truth import Truth
 from training.warping import Grid
-from umit_pacs.vocabulary import Side
 
 #: positions per voxel along the slice's thickness whose mean it is
 FINER_ZYX = (3, 1, 1)
@@ -55,21 +54,8 @@ class BrainMR:
         return self.tissue_share < ATROPHIC_SHARE
 
     def truth(self) -> Truth:
-        """In voxels of the volume; atrophy has neither box nor side."""
-        depth, height, width = self.placement.shape
-        boxes: dict[str, list[tuple[float, VoxelBox]]] = {}
-        sides: dict[str, set[str]] = {}
-        for lesion in self.lesions:
-            boxes.setdefault(lesion.finding, []).append((lesion.volume_ml, lesion.box))
-            sides.setdefault(lesion.finding, set()).add(lesion.side)
-        named: dict[str, Side] = {name: side_of(each) for name, each in sides.items()}
-        return Truth(
-            template="brain_mr",
-            modality="MR",
-            extent=(width, height, depth),
-            boxes={name: tuple(box for _, box in sorted(each, reverse=True)) for name, each in boxes.items()},
-            sides=named | ({"atrophy": "none"} if self.is_atrophic else {}),
-        )
+        """In voxels of the volume."""
+        return brain_truth(self.lesions, self.placement, is_atrophic=self.is_atrophic)
 
 
 def simulate_brain_mr(sampler: HeadSampler, rng: np.random.Generator, scan: BrainScan | None = None) -> BrainMR:
@@ -91,13 +77,13 @@ def simulate_brain_mr(sampler: HeadSampler, rng: np.random.Generator, scan: Brai
     mass = draw_mass(tissues, fine, rng) if rng.random() < 0.3 else None
     if mass is not None:
         tissues = pushed_aside(tissues, sampler.fill(warp, pushed_points(points, mass)))
-    tissues, tissue_share = _aged(tissues, rng)
+    tissues, tissue_share = aged(tissues, rng)
     signal = _signal(tissues, rng)
     lesions = put_lesions(signal, tissues, placement, fine, mass, rng)
     return BrainMR(signal=_acquire(signal, rng), placement=placement, lesions=tuple(lesions), tissue_share=tissue_share)
 
 
-def _aged(tissues: Tissues, rng: np.random.Generator) -> tuple[Tissues, float]:
+def aged(tissues: Tissues, rng: np.random.Generator) -> tuple[Tissues, float]:
     """Widen ventricles and sulci as drawn, and sharpen what the average of many brains has blurred.
 
     Returns the tissues and their share of the room inside the skull, never one on the border.

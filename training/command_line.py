@@ -29,11 +29,13 @@ from training.curves import draw_curves
 from training.data_command import app as data_app
 from training.evaluate import EvaluationConfig, calibrate_and_evaluate
 from training.export import export
+from training.head_template import load_head
+from training.head_warping import HeadSampler
 from training.held_out import every_other
 from training.model import ModelConfig
 from training.samples import SampleKind, write_sample
 from training.simulate_command import simulate_command
-from training.studies import open_kind
+from training.studies import kinds_of, open_kind
 from training.train import (
     KindSizes,
     StageConfig,
@@ -47,7 +49,7 @@ from training.train import (
 from training.tune_command import compare_command, tune_command
 from training.warping import Sampler
 from umit_pacs.handoffs import Task
-from umit_pacs.umit_model.checkpoint import SHIPPED_FOLDER, Manifest
+from umit_pacs.umit_model.checkpoint import SHIPPED_FOLDER, Manifest, read_manifest
 
 console = Console()
 app = typer.Typer(
@@ -81,7 +83,17 @@ def full_config() -> TrainConfig:
 def tiny_config() -> TrainConfig:
     """The same path in under a minute on one core."""
     return TrainConfig(
-        bank=BankConfig(radiograph_train=4, radiograph_held_out=4, ct_train=2, ct_held_out=2, shard=4),
+        bank=BankConfig(
+            radiograph_train=4,
+            radiograph_held_out=4,
+            ct_train=2,
+            ct_held_out=2,
+            pet_train=2,
+            pet_held_out=2,
+            brain_mr_train=2,
+            brain_mr_held_out=2,
+            shard=4,
+        ),
         model=ModelConfig(
             vision_width=64, vision_layers=1, vision_heads=1, width=64, layers=1, heads=2, inner_width=128
         ),
@@ -102,7 +114,13 @@ def bank(runs: Runs = _RUNS, tiny: Tiny = False) -> None:
     config = _config(tiny)
     total = sum(config.bank.patients(kind, split) for kind in KINDS for split in SPLITS)
     with _progress("patients", total) as step:
-        render_bank(config.bank, _bank_folder(runs, tiny), lambda: Sampler(load_anatomy()), on_patient=lambda: step(""))
+        render_bank(
+            config.bank,
+            _bank_folder(runs, tiny),
+            lambda: Sampler(load_anatomy()),
+            lambda: HeadSampler(load_head()),
+            on_patient=lambda: step(""),
+        )
 
 
 @app.command()
@@ -134,17 +152,18 @@ def evaluate(
     tiny: Tiny = False,
     target: Target = _SHIPPED,
     radiographs: Annotated[int, typer.Option(help="Radiographs to calibrate on, and as many to test on.")] = 60,
-    cts: Annotated[int, typer.Option(help="CT volumes to calibrate on, and as many to test on.")] = 30,
+    volumes: Annotated[int, typer.Option(help="Volumes of each kind to calibrate on, and as many to test on.")] = 30,
 ) -> None:
     """Calibrate the checkpoint folder on held-out patients, measure it on others, write both into its manifest."""
+    read = kinds_of(read_manifest(target))
     kinds = {
-        "trained": [open_kind(kind, "train", _bank_folder(runs, tiny)) for kind in KINDS],
+        "trained": [open_kind(kind, "train", _bank_folder(runs, tiny)) for kind in read],
         **{
-            name: [every_other(open_kind(kind, "held_out", _bank_folder(runs, tiny)), half) for kind in KINDS]
+            name: [every_other(open_kind(kind, "held_out", _bank_folder(runs, tiny)), half) for kind in read]
             for half, name in enumerate(("calibrating", "testing"))
         },
     }
-    config = EvaluationConfig(radiographs=radiographs, cts=cts)
+    config = EvaluationConfig(radiographs=radiographs, volumes=volumes)
     with _lines() as on_step:
         manifest = calibrate_and_evaluate(
             target, _bank_folder(runs, tiny), _run_folder(runs, tiny), kinds, config, on_step=on_step

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from training.bank import Kind
 from training.data_sets.conversion import convert
 from training.data_sets.simulated import SimulationConfig, simulated
-from training.export import MODALITIES
 from training.model_card import write_model_card
 from training.strangers import strangers
-from training.studies import WORDS, StudyKind
+from training.studies import MODALITIES, WORDS, StudyKind, kinds_of
 from umit_pacs.evaluation.asking import ShownTogether, ask_all
 from umit_pacs.evaluation.evaluate import EvaluationRequest, evaluate, read_data
 from umit_pacs.evaluation.figures import Figure
@@ -92,12 +91,17 @@ class EvaluationConfig:
     seed: int = 77
     #: in each half
     radiographs: int = 60
-    cts: int = 30
+    #: of each kind
+    volumes: int = 30
     #: studies that the input check is fitted to, limited with and measured on, for each study that is asked about
     input_checks_per_study: int = 5
 
+    def samples(self, kinds: Iterable[Kind]) -> SimulationConfig:
+        """Of these kinds alone."""
+        return SimulationConfig(radiographs=self.radiographs, volumes=self.volumes, kinds=tuple(kinds), seed=self.seed)
+
     def input_checks(self, kind: Kind) -> int:
-        return self.input_checks_per_study * (self.radiographs if kind == "radiograph" else self.cts)
+        return self.input_checks_per_study * self.samples([kind]).studies(kind)
 
 
 #: told (what is done, steps of it, steps in all)
@@ -118,7 +122,7 @@ def calibrate_and_evaluate(
     bank: the patients. work: gets the samples (`samples/`) and the report (`evaluation/`). kinds: by `trained`, whose
     look the input check learns, `calibrating` and `testing`.
     """
-    samples = write_samples(bank, work / "samples", config)
+    samples = write_samples(bank, work / "samples", config.samples(kind.kind for kind in kinds["testing"]))
     (target / INPUT_CHECK_FILE).unlink(missing_ok=True)  # what is refused cannot be calibrated with
     manifest = read_manifest(target)
     plain = tuple(profile.model_copy(update=_UNCALIBRATED) for profile in manifest.profiles)
@@ -134,11 +138,10 @@ def calibrate_and_evaluate(
     return write_manifest(target, manifest)
 
 
-def write_samples(bank: Path, folder: Path, config: EvaluationConfig) -> Path:
+def write_samples(bank: Path, folder: Path, config: SimulationConfig) -> Path:
     """The samples of both halves; what is there already is left alone."""
     if not (folder / "test.jsonl").exists():
-        wanted = SimulationConfig(radiographs=config.radiographs, cts=config.cts, seed=config.seed)
-        convert(simulated(wanted), bank, folder)
+        convert(simulated(config), bank, folder)
     return folder
 
 
@@ -240,7 +243,7 @@ def _measure(
     found, grades = evaluate(
         _engine(target), data, load_templates(), _settings(target), EvaluationRequest(), on_step=on_step
     )
-    words = f"{config.radiographs} radiographs and {config.cts} CT of simulated held-out patients"
+    words = f"simulated held-out {', '.join(WORDS[kind] for kind in kinds_of(read_manifest(target)))}"
     write_report(report, found, grades, data=words, date=_today())
     kinds = {modality: kind for kind, modalities in MODALITIES.items() for modality in modalities}
     return tuple(
@@ -297,7 +300,8 @@ def _refusals(target: Path, testing: list[StudyKind], config: EvaluationConfig) 
     checks = read_input_checks(target / INPUT_CHECK_FILE)
     for kind in testing:
         check = checks[MODALITIES[kind.kind][0]]
-        found = list(strangers(kind, np.random.default_rng([config.seed, 7])))
+        others = [other for other in testing if other is not kind]
+        found = list(strangers(kind, others, np.random.default_rng([config.seed, 7])))
         distances = [check.distance(vector) for vector in _input_vectors(target, [each.images for each in found])]
         accepted = sorted({each.what for each, distance in zip(found, distances, strict=True) if distance <= 1})
         data = f"other things shown as {kind.words}, {_today()}"

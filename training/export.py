@@ -10,16 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from training.bank import Kind
 from training.model_card import write_model_card
-from training.studies import (
-    CT_FRAME,
-    CT_PIXELS,
-    CT_TASKS,
-    RADIOGRAPH_FRAME,
-    RADIOGRAPH_PIXELS,
-    RADIOGRAPH_TASKS,
-)
+from training.studies import MODALITIES, StudyKind
 from training.train import CONFIG_FILE, Workbench, adapter_path
 from umit_pacs.handoffs import Task
 from umit_pacs.umit_model.checkpoint import (
@@ -33,13 +25,13 @@ from umit_pacs.umit_model.checkpoint import (
 LICENCE = "Apache-2.0"
 DATA_LICENCE = (
     "Trained on simulations made from the chest CT LIDC-IDRI-0001 with organ labels (CC BY 3.0): Armato et al., "
-    "The Cancer Imaging Archive, https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX"
+    "The Cancer Imaging Archive, https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX; and from the ICBM 2009a maps of grey "
+    "and white matter, copyright McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill University"
 )
 INTENDED_USE = (
     "Not a medical device. Demonstrates the path of UMIT PACS from image to draft. Trained on simulated studies of one "
     "patient's anatomy alone; its figures say nothing about real patients. Not for diagnosis, not for any clinical use."
 )
-MODALITIES: dict[Kind, tuple[str, ...]] = {"radiograph": ("CR", "DX"), "ct": ("CT",)}
 _LONGEST_ANSWER = {Task.REPORT: 96, Task.DETECTION: 100, Task.DETECTION_3D: 110, Task.LANDMARK: 16}
 
 
@@ -59,7 +51,7 @@ def export(bench: Workbench, target: Path, *, name: str, version: str) -> Manife
     manifest = Manifest(
         name=name,
         version=version,
-        profiles=tuple(_profiles(adapters)),
+        profiles=tuple(_profiles(bench.kinds.values(), adapters)),
         compute_format="float32",
         licence=LICENCE,
         data_licence=DATA_LICENCE,
@@ -69,18 +61,14 @@ def export(bench: Workbench, target: Path, *, name: str, version: str) -> Manife
     return write_manifest(target, manifest)
 
 
-def _profiles(adapters: list[Task]) -> Iterable[TaskProfile]:
-    shown = (
-        (MODALITIES["radiograph"], RADIOGRAPH_TASKS, RADIOGRAPH_PIXELS, RADIOGRAPH_FRAME),
-        (MODALITIES["ct"], CT_TASKS, CT_PIXELS, CT_FRAME),
-    )
-    for modalities, tasks, pixels, frame in shown:
-        for task in tasks:
+def _profiles(kinds: Iterable[StudyKind], adapters: list[Task]) -> Iterable[TaskProfile]:
+    for kind in kinds:
+        for task in kind.tasks:
             yield TaskProfile(
                 task=task,
-                modalities=modalities,
-                image=pixels,
-                frame=str(frame),
+                modalities=MODALITIES[kind.kind],
+                image=kind.pixels,
+                frame=str(kind.examiner.frame),
                 adapter=task.value if task in adapters else "",
                 maximum_new_tokens=_LONGEST_ANSWER.get(task, 40),
             )

@@ -18,7 +18,13 @@ FIELD_MM = 350.0
 
 def every_other(kind: StudyKind, first: int) -> StudyKind:
     """Half of the patients: 0 those that calibrate, 1 those that test."""
-    return dataclasses.replace(kind, radiographs=kind.radiographs[first::2], cts=kind.cts[first::2])
+    return dataclasses.replace(
+        kind,
+        radiographs=kind.radiographs[first::2],
+        cts=kind.cts[first::2],
+        pets=kind.pets[first::2],
+        brains=kind.brains[first::2],
+    )
 
 
 def standard_questions(kind: StudyKind, task: Task, study: Study, language: Language) -> list[Question]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import starmap
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from scipy import ndimage
 
 from training.warping import Grid
 
+Number = TypeVar("Number", bound=np.generic)
 Mask = NDArray[np.bool_]
 ZYX = tuple[float, float, float]
 Window = tuple[slice, slice, slice]
@@ -58,6 +60,13 @@ class Placement:
             spacing_zyx_mm=triple(s / f for s, f in zip(self.spacing_zyx_mm, factors, strict=True)),
             centre_zyx_mm=self.centre_zyx_mm,
         )
+
+    def part(self, window: Window) -> Placement:
+        """The placement of a part of the volume."""
+        low, high = (np.array([getattr(edge, end) for edge in window]) for end in ("start", "stop"))
+        z, y, x = (high - low).tolist()
+        middle = self.first_voxel_zyx_mm + np.array(self.spacing_zyx_mm) * (low + high - 1) / 2
+        return Placement(shape=(z, y, x), spacing_zyx_mm=self.spacing_zyx_mm, centre_zyx_mm=triple(middle))
 
     def voxels_of(self, position_zyx_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Continuous voxels (z, y, x) of a position; the first voxel reaches from 0 to 1."""
@@ -108,11 +117,14 @@ class Ellipsoid:
             square = square + np.expand_dims(unit**2, tuple({0, 1, 2} - {axis}))
         return ((1 - np.sqrt(square)) * float(np.mean(self.radii_zyx_mm))).astype(np.float32)
 
+    def weight(self, placement: Placement, window: Window, edge_mm: float) -> Grid:
+        """1 inside, 0 outside, with an edge that is `edge_mm` wide."""
+        return np.clip(self.depth_mm(placement, window) / np.float32(edge_mm) + np.float32(0.5), 0, 1)
+
     def put_into(self, volume: Grid, placement: Placement, value: float, *, edge_mm: float = 1.0) -> None:
         """Replace what lies inside by `value`, with an edge that is `edge_mm` wide."""
         window = self.window(placement, edge_mm)
-        weight = np.clip(self.depth_mm(placement, window) / edge_mm + 0.5, 0, 1)
-        volume[window] += weight * (np.float32(value) - volume[window])
+        volume[window] += self.weight(placement, window, edge_mm) * (np.float32(value) - volume[window])
 
 
 def block_mean(values: Grid, factors: tuple[int, int, int]) -> Grid:
@@ -120,6 +132,19 @@ def block_mean(values: Grid, factors: tuple[int, int, int]) -> Grid:
     z, y, x = (n // f for n, f in zip(values.shape, factors, strict=True))
     mean: Grid = values.reshape(z, factors[0], y, factors[1], x, factors[2]).mean(axis=(1, 3, 5), dtype=np.float32)
     return mean
+
+
+def block_repeat(values: NDArray[Number], factors: tuple[int, int, int]) -> NDArray[Number]:
+    """Every voxel as a block of a finer volume: what `block_mean` undoes."""
+    for axis, factor in enumerate(factors):
+        values = np.repeat(values, factor, axis=axis)
+    return values
+
+
+def whole(shape: tuple[int, int, int]) -> Window:
+    """The window that holds a whole volume."""
+    z, y, x = (slice(0, n) for n in shape)
+    return z, y, x
 
 
 def smooth_noise(shape: tuple[int, ...], corners: int, rng: np.random.Generator, *, order: int = 1) -> Grid:

@@ -25,7 +25,6 @@ from training.head_warping import HeadSampler
 from training.pet_ct import PetCt, PetCtScan, simulate_pet_ct
 from training.placement import Placement, VoxelBox, block_mean
 from training.truth import Truth, side_of
-from training.volume_studies import measures_of
 from training.warping import Grid, Sampler, draw_warp
 from umit_pacs.cli.sample_studies import new_instance
 from umit_pacs.handoffs import Language
@@ -121,11 +120,8 @@ def _examination(kind: SampleKind, seed: int, description: str, body_part: str) 
 
 
 def _facts(study: PetCt | BrainMR) -> dict[str, Any]:
-    """Lesions as they were put in, in the order of the simulation, and measures, the largest first."""
-    return {
-        "lesions": [dataclasses.asdict(lesion) for lesion in study.lesions],
-        "measures": [dataclasses.asdict(measure) for measure in measures_of(study)],
-    }
+    """Lesions as they were put in, in the order of the simulation."""
+    return {"lesions": [dataclasses.asdict(lesion) for lesion in study.lesions]}
 
 
 def _ct_truth(findings: list[CTFinding], fine: Placement) -> Truth:

@@ -16,12 +16,12 @@ def simulate_command(
     bank: Annotated[Path, typer.Argument(help="Folder of the bank, e.g. runs/bank.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Argument(help="Folder to write samples and pixels to.", file_okay=False)],
     radiographs: Annotated[int, typer.Option(min=0, help="Radiographs of each split.")] = 60,
-    cts: Annotated[int, typer.Option(min=0, help="CT volumes of each split.")] = 30,
+    volumes: Annotated[int, typer.Option(min=0, help="Volumes of each kind and split: CT, PET, MR.")] = 30,
     seed: Annotated[int, typer.Option(help="Decides patients and findings.")] = 1,
     train: Annotated[bool, typer.Option("--train", help="Also studies of the patients that training sees.")] = False,
     layout: Annotated[list[str] | None, typer.Option("--layout", help="swift2 or swift3 as well.")] = None,
 ) -> None:
     """Draw studies from the bank and write every question about them in both languages."""
     splits: tuple[Split, ...] = SPLITS if train else ("validation", "test")
-    config = SimulationConfig(radiographs=radiographs, cts=cts, seed=seed, splits=splits)
+    config = SimulationConfig(radiographs=radiographs, volumes=volumes, seed=seed, splits=splits)
     convert_with_progress(simulated(config), bank, out, layout or [], is_counted=False)

@@ -6,7 +6,7 @@ department had labelled them as chests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,18 +46,28 @@ class Stranger:
     images: NDArray[np.uint8]
 
 
-def strangers(kind: StudyKind, rng: np.random.Generator) -> Iterator[Stranger]:
-    """Strangers in the size that the checkpoint is shown; a real slice fills a whole volume."""
+def strangers(kind: StudyKind, others: Iterable[StudyKind], rng: np.random.Generator) -> Iterator[Stranger]:
+    """Strangers in the size that the checkpoint is shown; a real slice fills a whole volume.
+
+    others: kinds whose studies are strangers where they have the same size.
+    """
     for what, (package, path) in REAL.items():
         grey = grey_of_values(_luminance(package, path), kind.pixels.grey)
-        if kind.pixels.slices is not None:  # a window in HU makes most of these black or white; show them at their best
+        if kind.pixels.slices is not None:  # a window in HU or SUV makes most of these black or white; show their best
             values = _luminance(package, path)
             low, high = np.percentile(values, [1, 99])
             grey = (np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
         pixels, _ = fit_image(grey, kind.pixels)
         yield Stranger(what=what, images=np.repeat(pixels[None], kind.images, axis=0))
+    for other in others:
+        if _size(other) == _size(kind):
+            yield from (Stranger(what=f"simulated {other.words}", images=other.draw(rng).images) for _ in range(EACH))
     for _ in range(EACH):
         yield from _made_wrong(kind.draw(rng).images, rng)
+
+
+def _size(kind: StudyKind) -> tuple[int, int, int]:
+    return kind.images, kind.pixels.height, kind.pixels.width
 
 
 def _luminance(package: str, path: str) -> NDArray[np.float32]:

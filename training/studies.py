@@ -14,22 +14,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.alignment import TokenGrid
-from training.bank import Kind, Split, load_cts, load_radiographs
+from training.bank import KINDS, Kind, Patient, Split, load_brains, load_cts, load_pets, load_radiographs
+from training.brain_patients import BrainPatient, draw_brain
 from training.chest_ct import EDGE_PX, SLICES, CTPatient, draw_findings
 from training.chest_radiographs import ProjectedPatient
 from training.exposure import is_heart_clear, is_heart_enlarged, take_radiograph
+from training.pet_patients import PetPatient, draw_pet
 from training.truth import Examiner, Question, Truth, side_of, slice_truths
+from training.volume_studies import shown, volume_examiner
+from training.warping import Grid
 from umit_pacs.handoffs import Language, Task
 from umit_pacs.pixels.grey import grey_of_values
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
 from umit_pacs.pixels.resample import fit_image, fit_volume
+from umit_pacs.umit_model.checkpoint import Manifest
 from umit_pacs.umit_model.coordinate_frames import Box, CoordinateFrame
 from umit_pacs.vocabulary import load_templates
 
 #: what the studies of a kind are called
-WORDS: dict[Kind, str] = {"radiograph": "chest radiographs", "ct": "chest CT volumes"}
+WORDS: dict[Kind, str] = {
+    "radiograph": "chest radiographs",
+    "ct": "chest CT volumes",
+    "pet": "FDG PET volumes",
+    "brain_mr": "brain MR volumes",
+}
+#: what DICOM calls the modality of a kind
+MODALITIES: dict[Kind, tuple[str, ...]] = {
+    "radiograph": ("CR", "DX"),
+    "ct": ("CT",),
+    "pet": ("PT",),
+    "brain_mr": ("MR",),
+}
 RADIOGRAPH_TASKS = (Task.REPORT, Task.CLASSIFICATION, Task.DETECTION, Task.VQA, Task.LANDMARK)
-CT_TASKS = (Task.REPORT, Task.CLASSIFICATION, Task.DETECTION_3D, Task.VQA)
+VOLUME_TASKS = (Task.REPORT, Task.CLASSIFICATION, Task.DETECTION_3D, Task.VQA)
 
 RADIOGRAPH_PIXELS = ImageRequirements(
     kind=ImageKind.IMAGE,
@@ -37,15 +54,23 @@ RADIOGRAPH_PIXELS = ImageRequirements(
     height=224,
     grey=GreyRecipe(kind=GreyKind.PERCENTILES, percentile_low=1.0, percentile_high=99.0),
 )
-CT_PIXELS = ImageRequirements(
-    kind=ImageKind.VOLUME,
-    width=EDGE_PX,
-    height=EDGE_PX,
-    slices=SLICES,
-    grey=GreyRecipe(kind=GreyKind.WINDOW, window_center=-400.0, window_width=1500.0),
-)
+
+
+def _volume(grey: GreyRecipe) -> ImageRequirements:
+    return ImageRequirements(kind=ImageKind.VOLUME, width=EDGE_PX, height=EDGE_PX, slices=SLICES, grey=grey)
+
+
+CT_PIXELS = _volume(GreyRecipe(kind=GreyKind.WINDOW, window_center=-400.0, window_width=1500.0))
+PET_PIXELS = _volume(GreyRecipe(kind=GreyKind.SUV, suv_maximum=10.0))
+BRAIN_MR_PIXELS = _volume(GreyRecipe(kind=GreyKind.PERCENTILES, percentile_low=1.0, percentile_high=99.0))
 RADIOGRAPH_FRAME = CoordinateFrame.parse("norm1000")
-CT_FRAME = CoordinateFrame.parse(f"voxel:{SLICES}x{EDGE_PX}x{EDGE_PX}")
+VOLUME_FRAME = CoordinateFrame.parse(f"voxel:{SLICES}x{EDGE_PX}x{EDGE_PX}")
+
+
+def kinds_of(manifest: Manifest) -> tuple[Kind, ...]:
+    """The kinds of study that a checkpoint reads."""
+    read = {modality for profile in manifest.profiles for modality in profile.modalities}
+    return tuple(kind for kind in KINDS if read.issuperset(MODALITIES[kind]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +88,7 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyKind:
-    """Radiographs or CT volumes of one split."""
+    """Radiographs or volumes of one split; patients of its kind alone."""
 
     kind: Kind
     tasks: tuple[Task, ...]
@@ -71,6 +96,12 @@ class StudyKind:
     pixels: ImageRequirements
     radiographs: tuple[ProjectedPatient, ...] = ()
     cts: tuple[CTPatient, ...] = ()
+    pets: tuple[PetPatient, ...] = ()
+    brains: tuple[BrainPatient, ...] = ()
+
+    @property
+    def patients(self) -> tuple[Patient, ...]:
+        return (*self.radiographs, *self.cts, *self.pets, *self.brains)
 
     @property
     def words(self) -> str:
@@ -86,7 +117,17 @@ class StudyKind:
         return TokenGrid(tokens_xy=tokens, extent=(self.pixels.width, self.pixels.height))
 
     def draw(self, rng: np.random.Generator) -> Study:
-        return self._draw_radiograph(rng) if self.kind == "radiograph" else self._draw_ct(rng)
+        match self.kind:
+            case "radiograph":
+                return self._draw_radiograph(rng)
+            case "ct":
+                return self._draw_ct(rng)
+            case "pet":
+                pet = draw_pet(self.pets[rng.integers(len(self.pets))], rng)
+                return self._shown(pet.suv, pet.truth())
+            case "brain_mr":
+                brain = draw_brain(self.brains[rng.integers(len(self.brains))], rng)
+                return self._shown(brain.signal, brain.truth())
 
     def draw_questions(self, truth: Truth, rng: np.random.Generator) -> list[Question]:
         """What one study is asked in a training step: each task, languages and wordings drawn.
@@ -138,40 +179,60 @@ class StudyKind:
             template="chest_ct",
             modality="CT",
             extent=(self.pixels.width, self.pixels.height, self.images),
-            boxes={name: tuple(sorted(each, key=_volume, reverse=True)) for name, each in boxes.items()},
+            boxes={name: tuple(sorted(each, key=_voxels, reverse=True)) for name, each in boxes.items()},
             sides={name: side_of(each) for name, each in sides.items()},
         )
         return Study(images=voxels, truth=truth)
 
+    def _shown(self, values: Grid, truth: Truth) -> Study:
+        voxels, moved = shown(values, truth, self.pixels)
+        return Study(images=voxels, truth=moved)
+
 
 def open_kind(kind: Kind, split: Split, bank: Path) -> StudyKind:
     """The patients of one kind and split that the bank holds. Raises ValueError when there are none."""
-    templates = load_templates()
-    if kind == "radiograph":
-        template = templates.by_key("chest_radiograph")
-        opened = StudyKind(
-            kind=kind,
-            tasks=RADIOGRAPH_TASKS,
-            examiner=Examiner(
-                template=template, located=tuple(template.findings), detection=Task.DETECTION, frame=RADIOGRAPH_FRAME
-            ),
-            pixels=RADIOGRAPH_PIXELS,
-            radiographs=tuple(load_radiographs(bank, split)),
-        )
-    else:
-        template = templates.by_key("chest_ct")
-        opened = StudyKind(
-            kind=kind,
-            tasks=CT_TASKS,
-            examiner=Examiner(
-                template=template, located=tuple(template.findings), detection=Task.DETECTION_3D, frame=CT_FRAME
-            ),
-            pixels=CT_PIXELS,
-            cts=tuple(load_cts(bank, split)),
-        )
-    if not opened.radiographs and not opened.cts:
+    match kind:
+        case "radiograph":
+            opened = StudyKind(
+                kind=kind,
+                tasks=RADIOGRAPH_TASKS,
+                examiner=_examiner("chest_radiograph", Task.DETECTION, RADIOGRAPH_FRAME),
+                pixels=RADIOGRAPH_PIXELS,
+                radiographs=tuple(load_radiographs(bank, split)),
+            )
+        case "ct":
+            opened = StudyKind(
+                kind=kind,
+                tasks=VOLUME_TASKS,
+                examiner=_examiner("chest_ct", Task.DETECTION_3D, VOLUME_FRAME),
+                pixels=CT_PIXELS,
+                cts=tuple(load_cts(bank, split)),
+            )
+        case "pet":
+            opened = StudyKind(
+                kind=kind,
+                tasks=VOLUME_TASKS,
+                examiner=volume_examiner("fdg_pet_ct", VOLUME_FRAME),
+                pixels=PET_PIXELS,
+                pets=tuple(load_pets(bank, split)),
+            )
+        case "brain_mr":
+            opened = StudyKind(
+                kind=kind,
+                tasks=VOLUME_TASKS,
+                examiner=volume_examiner("brain_mr", VOLUME_FRAME),
+                pixels=BRAIN_MR_PIXELS,
+                brains=tuple(load_brains(bank, split)),
+            )
+    if not opened.patients:
         raise ValueError(f"no {kind} patients for {split} in {bank}: run `python -m training bank`")
     return opened
+
+
+def _examiner(template: str, detection: Task, frame: CoordinateFrame) -> Examiner:
+    """Every finding has a place to ask for."""
+    found = load_templates().by_key(template)
+    return Examiner(template=found, located=tuple(found.findings), detection=detection, frame=frame)
 
 
 def _moved(truth: Truth, to_source: NDArray[np.float64], extent: tuple[int, ...]) -> Truth:
@@ -190,5 +251,5 @@ def _moved(truth: Truth, to_source: NDArray[np.float64], extent: tuple[int, ...]
     )
 
 
-def _volume(box: Box) -> float:
+def _voxels(box: Box) -> float:
     return float(np.prod(np.array(box[1]) - np.array(box[0])))

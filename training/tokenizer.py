@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import BPE
 from transformers import Qwen2Tokenizer
 
-from training.truth import Examiner, Truth
+from training.truth import Examiner, Measure, Truth
 from umit_pacs.handoffs import Language, Task
 from umit_pacs.umit_model.processor import END_OF_ANSWER, PADDING, SPECIAL_TOKENS
 from umit_pacs.vocabulary import Side
@@ -53,6 +53,18 @@ def _any_truth(examiner: Examiner, rng: np.random.Generator) -> Truth:
         boxes=dict.fromkeys(findings, (box,)),
         sides=sides,
         landmarks={key: (float(rng.random()), float(rng.random())) for key in examiner.template.landmarks},
+        measures=tuple(
+            Measure(
+                finding=key,
+                longest_mm=rng.uniform(5, 99),
+                volume_ml=rng.uniform(0, 99),
+                suv_max=rng.uniform(2, 30),
+                suv_peak=rng.uniform(2, 30),
+                metabolic_volume_ml=rng.uniform(0, 99),
+            )
+            for key in findings
+            if key in examiner.located
+        ),
     )
 
 

@@ -6,6 +6,7 @@ trained is what is served, and English and Chinese agree by construction.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -47,6 +48,20 @@ _SIDES: tuple[Side, ...] = get_args(Side)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """What is measured of one lesion of a volume."""
+
+    finding: str
+    longest_mm: float
+    volume_ml: float
+    #: PET alone
+    suv_max: float | None = None
+    suv_peak: float | None = None
+    #: above 41 % of SUVmax
+    metabolic_volume_ml: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Truth:
     """One study as it truly is, in pixels of the prepared image or voxels of the prepared volume."""
 
@@ -61,6 +76,10 @@ class Truth:
     sides: dict[str, Side]
     #: landmark -> position, None when it lies outside the image
     landmarks: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    #: of the lesions that are measured, the largest first
+    measures: tuple[Measure, ...] = ()
+    #: column of the patient's midline; None: the middle of the image
+    midline_x: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,22 +215,30 @@ def _order(
 def slice_truths(truth: Truth) -> list[Truth]:
     """What each slice of a volume shows by itself: the boxes that reach through half of it, without their depth.
 
-    The side of a box is the half of the image that its middle lies in.
+    The side of a box is that of the midline on which its middle lies. What has no box at all is seen in every slice.
     """
     width, height, depth = truth.extent
+    midline_x = width / 2 if truth.midline_x is None else truth.midline_x
+    diffuse = {name: side for name, side in truth.sides.items() if name not in truth.boxes}
     slices = []
     for index in range(depth):
         boxes: dict[str, tuple[Box, ...]] = {}
-        sides: dict[str, Side] = {}
+        sides: dict[str, Side] = dict(diffuse)
         for name, boxes_xyz in truth.boxes.items():
             through = [(low, high) for low, high in boxes_xyz if min(high[2], index + 1) - max(low[2], index) >= 0.5]
             if through:
                 boxes[name] = tuple(((low[0], low[1]), (high[0], high[1])) for low, high in through)
-                sides[name] = side_of({"right" if low[0] + high[0] < width else "left" for low, high in through})
-        slices.append(replace(truth, extent=(width, height), boxes=boxes, sides=sides))
+                sides[name] = side_of(
+                    {"right" if low[0] + high[0] < 2 * midline_x else "left" for low, high in through}
+                )
+        slices.append(replace(truth, extent=(width, height), boxes=boxes, sides=sides, measures=()))
     return slices
 
 
 def side_of(sides: set[str]) -> Side:
     """The word for the sides on which a finding is."""
     return "both" if len(sides) == 2 else "left" if "left" in sides else "right"
+
+
+def largest_first(measures: Iterable[Measure]) -> tuple[Measure, ...]:
+    return tuple(sorted(measures, key=lambda measure: measure.volume_ml, reverse=True))

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.brain_mr import BrainMR
-from training.pet_ct import PetCt
-from training.truth import CHINESE, ENGLISH, Examiner, Question, Truth
+from training.truth import CHINESE, ENGLISH, Examiner, Measure, Question, Truth
 from training.warping import Grid
 from umit_pacs.handoffs import Language, SeriesUID, Task, TaskOrder
 from umit_pacs.pixels.grey import grey_of_values
@@ -83,59 +81,31 @@ MEASURES = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measure:
-    """What is measured of one lesion."""
-
-    finding: str
-    longest_mm: float
-    volume_ml: float
-    #: PET alone
-    suv_max: float | None = None
-    suv_peak: float | None = None
-    #: above 41 % of SUVmax
-    metabolic_volume_ml: float | None = None
-
-
-def measures_of(study: PetCt | BrainMR) -> tuple[Measure, ...]:
-    """Every lesion, the largest first."""
-    if isinstance(study, PetCt):
-        measures = [
-            Measure(
-                finding=lesion.finding,
-                longest_mm=lesion.shape.longest_mm,
-                volume_ml=lesion.shape.volume_ml,
-                suv_max=lesion.suv_max,
-                suv_peak=lesion.suv_peak,
-                metabolic_volume_ml=lesion.metabolic_volume_ml,
-            )
-            for lesion in study.lesions
-        ]
-    else:
-        measures = [
-            Measure(finding=lesion.finding, longest_mm=lesion.longest_mm, volume_ml=lesion.volume_ml)
-            for lesion in study.lesions
-        ]
-    return tuple(sorted(measures, key=lambda measure: measure.volume_ml, reverse=True))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeExaminer(Examiner):
     """Also asks for counts and measures."""
 
-    def measured_report(self, truth: Truth, measures: tuple[Measure, ...], language: Language) -> Question:
+    def questions_of(self, task: Task, truth: Truth, rng: np.random.Generator, language: Language) -> list[Question]:
+        """Every question of one task in one language, wordings drawn."""
+        asked = Examiner.questions_of(self, task, truth, rng, language)
+        if task is Task.VQA:
+            asked += [self.count(truth, key, language) for key in self.located]
+            asked += self.measure_questions(truth, language)
+        return asked
+
+    def measured_report(self, truth: Truth, language: Language) -> Question:
         """The report of the findings, followed by the measures of the largest lesion of each."""
         report = self.report(truth, language)
         sentences = [
             MEASURE_SENTENCES[language].format(name=self._name(key, language), measures=_listed(measure, language))
-            for key, measure in self._largest(measures).items()
+            for key, measure in self._largest(truth.measures).items()
         ]
         separator = "" if language is CHINESE else " "
         return dataclasses.replace(report, answer=separator.join([report.answer, *sentences]))
 
-    def measure_questions(self, truth: Truth, measures: tuple[Measure, ...], language: Language) -> list[Question]:
+    def measure_questions(self, truth: Truth, language: Language) -> list[Question]:
         """Every measure of the largest lesion of each finding that is there, as an open question."""
         questions = []
-        for key, measure in self._largest(measures).items():
+        for key, measure in self._largest(truth.measures).items():
             for texts in MEASURES:
                 value = getattr(measure, texts.field)
                 if value is not None:
@@ -178,7 +148,8 @@ def shown(values: Grid, truth: Truth, requirements: ImageRequirements) -> tuple[
 
     boxes = {name: tuple((move(low), move(high)) for low, high in each) for name, each in truth.boxes.items()}
     depth, height, width = voxels.shape
-    return voxels, dataclasses.replace(truth, extent=(width, height, depth), boxes=boxes)
+    midline_x = None if truth.midline_x is None else move((truth.midline_x, 0.0, 0.0))[0]
+    return voxels, dataclasses.replace(truth, extent=(width, height, depth), boxes=boxes, midline_x=midline_x)
 
 
 def _listed(measure: Measure, language: Language) -> str:

@@ -11,13 +11,15 @@ import pytest
 import torch
 from scipy import ndimage
 
+from tests.unit.test_training_brain_mr import _phantom as _head
 from training.anatomy import Anatomy, distance_from_chest_wall
-from training.bank import KINDS, BankConfig, load_radiographs, render_bank
+from training.bank import BankConfig, load_radiographs, render_bank
 from training.chest_radiographs import GRID_SHAPE_ZYX, project_patient
 from training.command_line import tiny_config
 from training.evaluate import EvaluationConfig, calibrate_and_evaluate
 from training.export import export
 from training.exposure import take_radiograph
+from training.head_warping import HeadSampler
 from training.model import vision_features
 from training.packing import labelled_answers
 from training.studies import open_kind
@@ -73,8 +75,18 @@ def anatomy() -> Anatomy:
 @pytest.fixture(scope="module")
 def bank(anatomy, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bank")
-    config = BankConfig(radiograph_train=2, radiograph_held_out=2, ct_train=1, ct_held_out=2, shard=2)
-    render_bank(config, folder, lambda: Sampler(anatomy))
+    config = BankConfig(
+        radiograph_train=2,
+        radiograph_held_out=2,
+        ct_train=1,
+        ct_held_out=2,
+        pet_train=1,
+        pet_held_out=2,
+        brain_mr_train=1,
+        brain_mr_held_out=2,
+        shard=2,
+    )
+    render_bank(config, folder, lambda: Sampler(anatomy), lambda: HeadSampler(_head()))
     return folder
 
 
@@ -264,9 +276,9 @@ def test_a_tiny_run_learns_freezes_resumes_and_exports(bank, tmp_path):
     assert set(manifest.adapters) == {task.value for task in Task}
     assert json.loads((tmp_path / "umit-tiny/training.json").read_text())["config"]["seed"] == config.seed
 
-    held_out = [open_kind(kind, "held_out", bank) for kind in KINDS]
+    held_out = [open_kind(kind, "held_out", bank) for kind in bench.kinds]
     kinds = {"trained": list(bench.kinds.values()), "calibrating": held_out, "testing": held_out}
-    few = EvaluationConfig(radiographs=2, cts=1, input_checks_per_study=2)
+    few = EvaluationConfig(radiographs=2, volumes=1, input_checks_per_study=2)
     manifest = calibrate_and_evaluate(tmp_path / "umit-tiny", bank, tmp_path / "work", kinds, few)
     assert verify(tmp_path / "umit-tiny") == manifest
     again = calibrate_and_evaluate(tmp_path / "umit-tiny", bank, tmp_path / "work", kinds, few)

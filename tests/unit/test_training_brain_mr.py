@@ -14,7 +14,7 @@ from training.brain_mr import ATROPHIC_SHARE, USUAL_SHARE, BrainMR, BrainScan, s
 from training.head_template import Head, build_head, load_head
 from training.head_warping import HeadSampler
 from training.samples import write_brain_mr_sample
-from training.volume_studies import measures_of, volume_examiner
+from training.volume_studies import volume_examiner
 from umit_pacs.handoffs import Language
 from umit_pacs.umit_model.coordinate_frames import CoordinateFrame
 from umit_pacs.umit_model.report_reading import report_statements
@@ -100,14 +100,14 @@ def test_reports_in_both_languages_state_the_truth(studies):
     examiner = volume_examiner("brain_mr", CoordinateFrame.parse("voxel:32x112x112"))
     assert set(examiner.located) == set(KINDS)
     for study in studies:
-        truth, measures = study.truth(), measures_of(study)
+        truth = study.truth()
         for language in Language:
-            report = examiner.measured_report(truth, measures, language)
+            report = examiner.measured_report(truth, language)
             read = report_statements(report.answer, examiner.template, language)
             present = {found.finding: found.side for found in read.statements if found.presence == "present"}
             assert present == truth.sides
             assert len(read.free_text) == len(truth.boxes)
-            assert all(f"{measure.volume_ml:.1f} ml" in report.answer for measure in measures[:1])
+            assert all(f"{measure.volume_ml:.1f} ml" in report.answer for measure in truth.measures[:1])
 
 
 def test_a_sample_is_written_as_mr_slices_with_its_truth(sampler, tmp_path):

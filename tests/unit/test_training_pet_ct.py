@@ -12,10 +12,11 @@ from pydicom import dcmread
 
 from training.anatomy import Anatomy, distance_from_chest_wall
 from training.dicom_series import Examination, write_ct_series, write_pet_series
-from training.pet_ct import KINDS, Injection, PetCt, PetCtScan, PetLesion, measured, recovery, simulate_pet_ct
+from training.pet_ct import Injection, PetCt, PetCtScan, simulate_pet_ct
+from training.pet_lesions import KINDS, PetLesion, measured, recovery
 from training.placement import Ellipsoid, Placement, block_mean
 from training.samples import write_ct_sample, write_pet_ct_sample
-from training.volume_studies import COUNT_OPTIONS, MEASURES, measures_of, shown, volume_examiner
+from training.volume_studies import COUNT_OPTIONS, MEASURES, shown, volume_examiner
 from training.warping import Sampler
 from umit_pacs.handoffs import Language, Task
 from umit_pacs.pixels.decoding_process import DecodingProcess
@@ -217,23 +218,23 @@ def test_an_injection_makes_the_activity_that_is_left_at_the_scan():
 def test_reports_in_both_languages_state_the_truth_and_the_measures(studies):
     examiner = volume_examiner("fdg_pet_ct", CoordinateFrame.parse("voxel:32x112x112"))
     for study in studies:
-        truth, measures = study.truth(), measures_of(study)
+        truth = study.truth()
         for language in Language:
-            report = examiner.measured_report(truth, measures, language)
+            report = examiner.measured_report(truth, language)
             read = report_statements(report.answer, examiner.template, language)
             present = {found.finding: found.side for found in read.statements if found.presence == "present"}
             assert present == truth.sides
             assert read.says_normal == (not truth.sides)
             assert len(read.free_text) == len(truth.sides)
-            for measure in measures[:1]:
+            for measure in truth.measures[:1]:
                 assert f"SUVmax {measure.suv_max:.1f}" in report.answer
                 assert f"{measure.longest_mm:.0f} mm" in report.answer
 
 
 def test_measures_and_counts_are_asked_in_both_languages(with_lesions):
     examiner = volume_examiner("fdg_pet_ct", CoordinateFrame.parse("voxel:32x112x112"))
-    truth, measures = with_lesions.truth(), measures_of(with_lesions)
-    asked = {language: examiner.measure_questions(truth, measures, language) for language in Language}
+    truth = with_lesions.truth()
+    asked = {language: examiner.measure_questions(truth, language) for language in Language}
     assert len(asked[Language.ENGLISH]) == len(MEASURES) * len(truth.sides)
     english, chinese = ([question.answer for question in asked[language]] for language in Language)
     assert english == chinese

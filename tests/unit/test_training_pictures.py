@@ -26,7 +26,7 @@ class _Flat:
 
 @pytest.mark.parametrize("pixels", [RADIOGRAPH_PIXELS, CT_PIXELS])
 def test_strangers_come_in_the_size_that_the_checkpoint_is_shown(pixels):
-    found = list(strangers(_Flat(pixels), np.random.default_rng(0)))
+    found = list(strangers(_Flat(pixels), [], np.random.default_rng(0)))
     assert {stranger.what for stranger in found} > set(REAL)
     shape = (pixels.slices or 1, pixels.height, pixels.width)
     assert {stranger.images.shape for stranger in found} == {shape}

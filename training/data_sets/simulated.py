@@ -33,33 +33,35 @@ class SimulationConfig:
     """How many studies of each kind every split has."""
 
     radiographs: int = 60
-    cts: int = 30
+    #: of each kind
+    volumes: int = 30
+    kinds: tuple[Kind, ...] = KINDS
     seed: int = 1
     splits: tuple[Split, ...] = ("validation", "test")
 
     def studies(self, kind: Kind) -> int:
-        return self.radiographs if kind == "radiograph" else self.cts
+        return self.radiographs if kind == "radiograph" else self.volumes
 
 
 def simulated(config: SimulationConfig) -> DataSet:
     """The data set of these studies; its folder is that of a bank."""
     return DataSet(
         key="simulated",
-        title="simulated chest radiographs and CT",
-        source="training/: simulated from LIDC-IDRI-0001 (10.7937/K9/TCIA.2015.LO9QL9SX)",
-        licence="CC-BY-3.0 (the CT that everything is bent from)",
+        title="simulated chest radiographs, chest CT, FDG PET and brain MR",
+        source="training/: simulated from LIDC-IDRI-0001 (10.7937/K9/TCIA.2015.LO9QL9SX) and the ICBM 2009a maps",
+        licence="CC-BY-3.0 (the CT that chests are bent from); the notice of McConnell Brain Imaging Centre (heads)",
         tasks=tuple(Task),
         languages=tuple(Language),
-        modalities=("DX", "CT"),
+        modalities=("DX", "CT", "PT", "MR"),
         split_rule="train: the bank's; of its held-out patients the even ones validation, the odd ones test",
-        layout="radiograph-*.npz and ct-*.npz as `python -m training bank` writes them",
+        layout="radiograph-*.npz, ct-*.npz, pet-*.npz and brain_mr-*.npz as `python -m training bank` writes them",
         read=partial(_read, config),
     )
 
 
 def _read(config: SimulationConfig, bank: Path) -> Iterator[Found]:
-    """Raises ValueError when the bank has no patients of a kind."""
-    for kind_name in KINDS:
+    """Raises ValueError when the bank has no patients of a kind that is asked for."""
+    for kind_name in config.kinds:
         for split in config.splits:
             kind = open_kind(kind_name, "train" if split == "train" else "held_out", bank)
             if split != "train":

@@ -121,6 +121,30 @@ class EvaluationFigure(Record):
     data: str
 
 
+class QuantisedFigure(Record):
+    """A task's measure with the weights in one form; see `QuantisationLoss`."""
+
+    quantisation: Literal["none", "int8", "nf4"]
+    value: float
+    #: 95 % interval, where it was computed
+    low: float | None = None
+    high: float | None = None
+    #: share of the answers that are word for word those of the full weights
+    same_answers: Probability
+
+
+class QuantisationLoss(Record):
+    """What quantising the base does to one task: its main measure on the same questions in every form."""
+
+    task: Task
+    modality: str
+    metric: str
+    samples: int = Field(ge=1)
+    #: what it was measured on, in words
+    data: str
+    figures: tuple[QuantisedFigure, ...] = Field(min_length=2)
+
+
 class Manifest(Record):
     """manifest.json."""
 
@@ -132,6 +156,8 @@ class Manifest(Record):
     profiles: tuple[TaskProfile, ...] = Field(min_length=1)
     #: the quantisation that the adapters and the figures were made with
     quantisation: Literal["none", "int8", "nf4"] = "none"
+    #: how the files hold the base's linear layers; unless as full weights, no other quantisation can be served
+    stored_quantisation: Literal["none", "int8", "nf4"] = "none"
     #: number format of the weights when they are not quantised
     compute_format: Literal["float32", "bfloat16"] = "float32"
     licence: str = Field(min_length=1)
@@ -140,8 +166,15 @@ class Manifest(Record):
     #: instruction and answer wording that the adapters were trained with (`WORDING`)
     wording: int = 1
     evaluation: tuple[EvaluationFigure, ...] = ()
+    quantisation_losses: tuple[QuantisationLoss, ...] = ()
     #: POSIX path below the folder -> hex SHA-256; every file but the manifest
     files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_served_as_stored(self) -> Manifest:
+        if self.stored_quantisation not in ("none", self.quantisation):
+            raise ValueError(f"stored as {self.stored_quantisation}, but made for {self.quantisation}")
+        return self
 
     @model_validator(mode="after")
     def _each_question_has_one_profile(self) -> Manifest:
@@ -253,8 +286,8 @@ def identity_sha256(folder: Path) -> str:
 def verify(folder: Path) -> Manifest:
     """The manifest, once every file of the folder was found to be what the manifest lists.
 
-    Raises CheckpointInvalid that names the file: missing, unlisted, changed, of a kind that could execute, or needed by
-    a profile and absent.
+    Raises CheckpointInvalid that names the file: missing, unlisted, changed, of a kind that could execute, needed by
+    a profile and absent, or quantised otherwise than the manifest says.
     """
     manifest = read_manifest(folder)
     present = list_files(folder)
@@ -274,6 +307,9 @@ def verify(folder: Path) -> Manifest:
     for relative in needed:
         if relative not in manifest.files:
             raise CheckpointInvalid(f"{folder / relative}: needed and not there")
+    config = folder / BASE_FOLDER / "config.json"
+    if ("quantization_config" in read_json(config)) != (manifest.stored_quantisation != "none"):
+        raise CheckpointInvalid(f"{config}: says otherwise than the manifest how weights are quantised")
     return manifest
 
 

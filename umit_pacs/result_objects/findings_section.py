@@ -55,10 +55,11 @@ def _report_lines(series: ReadSeries, words: Words) -> Iterator[DraftLine]:
     for read in series.results:
         if read.report is None:
             continue
-        yield DraftLine(text=words("findings.report_text"), origin=LineOrigin.HEADING)
+        heading = "findings.report_text_changed" if read.report.is_changed else "findings.report_text"
+        yield DraftLine(text=words(heading), origin=LineOrigin.HEADING)
         frames = shown_frames(read.result.frames)
         confidences = {statement.sentence: statement.confidence for statement in read.report.statements}
-        for sentence in sentences_of(read.result.text):
+        for sentence in read.report.sentences:
             confidence = confidences.get(sentence)
             if confidence is not None:
                 support = words.confidence(confidence)

@@ -52,6 +52,8 @@ def _of_series(series: ReadSeries, words: Words) -> Iterator[tuple[int, DraftLin
         yield from _class_lines(series, words, is_contradicted=OVERALL in contradicted)
     if any(read.report is not None and read.report.has_unknown_sentences for read in series.results):
         yield 3, DraftLine(text=words("impression.read_text"), origin=LineOrigin.FIXED)
+    if any(read.report is not None and read.report.has_left_out for read in series.results):
+        yield 3, DraftLine(text=words("impression.left_out"), origin=LineOrigin.FIXED)
 
 
 def _class_lines(series: ReadSeries, words: Words, *, is_contradicted: bool) -> Iterator[tuple[int, DraftLine]]:

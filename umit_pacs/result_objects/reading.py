@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from umit_pacs.handoffs import Findings, FrameReference, Region, RegionKind, SeriesUID, Task, TaskResult
+from umit_pacs.faults import Fault, FaultOutcome
+from umit_pacs.handoffs import Abstention, Findings, FrameReference, Region, RegionKind, SeriesUID, Task, TaskResult
 from umit_pacs.result_objects.draft import Marking
 from umit_pacs.result_objects.sources import SourceSeries, SourceStudy
 from umit_pacs.result_objects.statements import (
@@ -16,6 +17,7 @@ from umit_pacs.result_objects.statements import (
     StatementSource,
     class_key,
     read_report,
+    sentences_of,
     stated_presence,
 )
 from umit_pacs.vocabulary import Coding, Side, SRTemplate, TemplateLibrary, Words
@@ -28,6 +30,8 @@ _UNKNOWN = Coding(value="unspecified", scheme="99UMIT", meaning="Unspecified")
 class ReadResult:
     """One answer, and everything the draft needs to word it."""
 
+    #: 0-based position in Findings.results.
+    index: int
     result: TaskResult
     template: SRTemplate
     markings: tuple[Marking, ...] = ()
@@ -56,12 +60,21 @@ class ReadSeries:
 
 
 def read_findings(
-    findings: Findings, source: SourceStudy, templates: TemplateLibrary, words: Words
+    findings: Findings,
+    source: SourceStudy,
+    templates: TemplateLibrary,
+    words: Words,
+    faults: Sequence[Fault] = (),
 ) -> tuple[ReadSeries, ...]:
-    """The answers by series, in the order of the orders, the regions numbered through."""
+    """The answers by series, in the order of the orders, the regions numbered through.
+
+    faults: what the guard found; sentences and answers that it leaves out are not among them.
+    """
     by_series: dict[SeriesUID, list[ReadResult]] = {}
     number = 1
-    for result in findings.results:
+    for index, answered in enumerate(findings.results):
+        of_answer = [fault for fault in faults if fault.result_index == index]
+        result = _without_faults(answered, of_answer)
         series = source.series_of(result.order.series_instance_uid)
         template = _template(result, series, templates)
         markings = tuple(
@@ -70,7 +83,9 @@ def read_findings(
             if result.abstention is None and region.frames
         )
         number += len(markings)
-        by_series.setdefault(series.series_instance_uid, []).append(_read(result, template, markings, words))
+        by_series.setdefault(series.series_instance_uid, []).append(
+            _read(ReadResult(index=index, result=result, template=template, markings=markings), of_answer, words)
+        )
     return tuple(
         ReadSeries(source=source.series_of(uid), template=results[0].template, results=tuple(results))
         for uid, results in by_series.items()
@@ -85,14 +100,33 @@ def _template(result: TaskResult, series: SourceSeries, templates: TemplateLibra
     return templates.for_series(series.modality, series.body_part)
 
 
-def _read(result: TaskResult, template: SRTemplate, markings: tuple[Marking, ...], words: Words) -> ReadResult:
-    read = ReadResult(result=result, template=template, markings=markings)
-    if result.abstention is not None:
+def _without_faults(result: TaskResult, faults: Sequence[Fault]) -> TaskResult:
+    """The answer without what the guard leaves out of it; a report's sentences are left out when it is read.
+
+    An answer of which nothing is left is none, for the guard's reason.
+    """
+    left_out = [fault for fault in faults if fault.outcome is not FaultOutcome.REPAIRED]
+    if any(fault.sentence_index is None for fault in left_out):
+        return _abstained(result, left_out[0])
+    if not left_out or result.order.task is Task.REPORT:
+        return result
+    faulty = {fault.sentence_index for fault in left_out}
+    kept = [text for index, text in enumerate(sentences_of(result.text)) if index not in faulty]
+    return replace(result, text=" ".join(kept)) if kept else _abstained(result, left_out[0])
+
+
+def _abstained(result: TaskResult, fault: Fault) -> TaskResult:
+    why = Abstention(reason=fault.reason)
+    return replace(result, abstention=why, regions=(), text="", option_index=None, confidence=None, presence="")
+
+
+def _read(read: ReadResult, faults: Sequence[Fault], words: Words) -> ReadResult:
+    if read.result.abstention is not None:
         return read
-    if result.order.task is Task.REPORT:
-        report = read_report(result, template)
-        return ReadResult(result=result, template=template, report=report, statements=report.statements)
-    return ReadResult(result=result, template=template, markings=markings, statements=tuple(_statements(read, words)))
+    if read.result.order.task is Task.REPORT:
+        report = read_report(read.result, read.template, faults)
+        return replace(read, markings=(), report=report, statements=report.statements)
+    return replace(read, statements=tuple(_statements(read, words)))
 
 
 def _statements(read: ReadResult, words: Words) -> Iterator[Statement]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 from pydicom.dataset import Dataset
 
 from umit_pacs.handoffs import FrameReference, InstanceUID, SeriesUID
+from umit_pacs.vocabulary import Side
 
 #: cosine above which an image's rows count as running from side to side
 _SIDEWAYS = 0.7
+_LATERALITIES: dict[str, Side] = {"L": "left", "R": "right", "B": "both"}
+#: years in a unit of an age (AS, PS3.5 6.2)
+_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +29,8 @@ class SourceSeries:
     description: str = ""
     #: +1: the patient's left lies towards higher x of the images, -1: towards lower x, 0: unknown or neither.
     left_direction: int = 0
+    #: the side that the header says a paired body part is of.
+    laterality: Side = "none"
     #: height of a pixel over its width.
     row_to_column_spacing: float = 1.0
 
@@ -61,6 +67,7 @@ def describe_series(uid: SeriesUID, header: Dataset) -> SourceSeries:
         number=header_text(header, "SeriesNumber"),
         description=header_text(header, "SeriesDescription"),
         left_direction=_left_direction(header),
+        laterality=_laterality(header),
         row_to_column_spacing=_row_to_column_spacing(header),
     )
 
@@ -72,6 +79,33 @@ def header_text(header: Dataset, keyword: str) -> str:
     except (ValueError, TypeError, NotImplementedError):
         return ""
     return "" if found is None else str(found).strip()
+
+
+def age_years(header: Dataset) -> float | None:
+    """Patient's Age, else from the birth date to the study; None when neither can be read."""
+    age = header_text(header, "PatientAge").upper()
+    if age[:-1].isdecimal() and age[-1:] in _YEARS:
+        return int(age[:-1]) * _YEARS[age[-1]]
+    born, seen = date_of(header_text(header, "PatientBirthDate")), date_of(header_text(header, "StudyDate"))
+    return None if born is None or seen is None or seen < born else (seen - born).days / 365.25
+
+
+def date_of(text: str) -> date | None:
+    """A DA value as a date; None when it is none."""
+    try:
+        return datetime.strptime(text, "%Y%m%d").date()  # noqa: DTZ007  a date has no zone
+    except ValueError:
+        return None
+
+
+def _laterality(header: Dataset) -> Side:
+    """From Image Laterality, Laterality, or the frames' anatomy (PS3.3 C.7.3.1, C.7.6.16.2.8)."""
+    candidates = (
+        *_values(header, "ImageLaterality"),
+        *_values(header, "Laterality"),
+        *_shared(header, "FrameAnatomySequence", "FrameLaterality"),
+    )
+    return next((_LATERALITIES[word] for word in candidates if word in _LATERALITIES), "none")
 
 
 def _left_direction(header: Dataset) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import enum
 import itertools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
+from umit_pacs.faults import Fault, FaultOutcome, GuardCheck
 from umit_pacs.handoffs import Language, Task, TaskResult
 from umit_pacs.vocabulary import Presence, Side, SRTemplate
 
@@ -25,6 +26,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？；])\s*|\s*\n+\s*")
 OVERALL = ""
 #: the class that says that nothing is there
 NORMAL_CLASS = "normal"
+#: reasons of faults that say that another answer contradicts a sentence
+CONTRADICTED = frozenset({"denied_but_found", "stated_but_not_found", "contradicts_itself", "side_against_region"})
 
 
 class StatementSource(enum.StrEnum):
@@ -49,10 +52,18 @@ class Statement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportReading:
-    """The statements of a report text, and whether it holds sentences that the template does not know."""
+    """What a report text states, and what of it the draft shows."""
 
     statements: tuple[Statement, ...]
+    #: sentences that the draft shows, in order.
+    sentences: tuple[str, ...]
+    #: whether the template does not know some of them.
     has_unknown_sentences: bool
+    #: the template's own sentences by their 0-based position in the text: what each states, whatever its confidence.
+    known: Mapping[int, Statement] = field(default_factory=dict)
+    #: whether the guard left sentences out, or put some into other words.
+    is_changed: bool = False
+    has_left_out: bool = False
 
 
 def sentences_of(text: str) -> list[str]:
@@ -61,34 +72,85 @@ def sentences_of(text: str) -> list[str]:
     return [sentence for sentence in (part.strip() for part in _SENTENCE_END.split(printable)) if sentence]
 
 
-def read_report(result: TaskResult, template: SRTemplate) -> ReportReading:
+def read_report(result: TaskResult, template: SRTemplate, faults: Sequence[Fault] = ()) -> ReportReading:
     """What the sentences of a report state, by comparison with the template's sentences.
 
     A sentence that the model was not sure of states its finding as possible only; one that denies a finding, nothing.
+    faults: what the guard found in this report; a sentence that is left out because another answer contradicts it is
+    still stated, so that the draft shows the contradiction.
     """
-    known = _known_sentences(template, result.order.language)
+    language = result.order.language
+    by_sentence = {fault.sentence_index: fault for fault in reversed(faults)}
+    texts = [
+        translated(text, template, language) or text if _is_repaired(by_sentence.get(index)) else text
+        for index, text in enumerate(sentences_of(result.text))
+    ]
+    shown = {index: text for index, text in enumerate(texts) if _is_shown(by_sentence.get(index))}
+    known = dict(_known_statements(texts, template, language))
     confidences = {_plain(statement.sentence): statement.confidence for statement in result.statements}
-    sentences = sentences_of(result.text)
-    statements = []
-    for sentence in sentences:
-        plain = _plain(sentence)
-        if plain in known:
-            finding, presence, side = known[plain]
-            is_sure = _is_sure(confidences.get(plain), template)
-            if presence == "absent" and not is_sure:
-                continue
-            statements.append(
+    statements = [
+        stated
+        for index, statement in known.items()
+        if index in shown or _is_contradicted(by_sentence.get(index))
+        if (stated := _as_sure_as_it_is(statement, confidences.get(_plain(statement.sentence)), template)) is not None
+    ]
+    return ReportReading(
+        statements=tuple(statements),
+        sentences=tuple(shown.values()),
+        has_unknown_sentences=any(index not in known for index in shown),
+        known=known,
+        is_changed=bool(by_sentence),
+        has_left_out=any(not _is_repaired(fault) for fault in by_sentence.values()),
+    )
+
+
+def translated(sentence: str, template: SRTemplate, language: Language) -> str | None:
+    """A sentence of the template in another language, in the words of `language`; None for any other sentence."""
+    for other in Language:
+        if other is language or (stated := _known_sentences(template, other).get(_plain(sentence))) is None:
+            continue
+        finding, presence, side = stated
+        if finding != OVERALL:
+            return template.sentence(finding, presence, side, language)
+        is_finding = _plain(template.normal_sentence[other]) == _plain(sentence)
+        return (template.normal_sentence if is_finding else template.normal_impression)[language]
+    return None
+
+
+def _is_repaired(fault: Fault | None) -> bool:
+    return fault is not None and fault.outcome is FaultOutcome.REPAIRED
+
+
+def _is_shown(fault: Fault | None) -> bool:
+    """Whether a sentence stays: without a fault, or put into other words."""
+    return fault is None or (_is_repaired(fault) and fault.check is not GuardCheck.REPETITION)
+
+
+def _is_contradicted(fault: Fault | None) -> bool:
+    return fault is not None and fault.reason in CONTRADICTED
+
+
+def _known_statements(
+    texts: Sequence[str], template: SRTemplate, language: Language
+) -> Iterable[tuple[int, Statement]]:
+    known = _known_sentences(template, language)
+    for index, text in enumerate(texts):
+        if (stated := known.get(_plain(text))) is not None:
+            finding, presence, side = stated
+            yield (
+                index,
                 Statement(
-                    source=StatementSource.REPORT_TEXT,
-                    finding=finding,
-                    presence=presence if is_sure else "uncertain",
-                    side=side,
-                    sentence=sentence,
-                    confidence=confidences.get(plain),
-                )
+                    source=StatementSource.REPORT_TEXT, finding=finding, presence=presence, side=side, sentence=text
+                ),
             )
-    has_unknown_sentences = any(_plain(sentence) not in known for sentence in sentences)
-    return ReportReading(statements=tuple(statements), has_unknown_sentences=has_unknown_sentences)
+
+
+def _as_sure_as_it_is(statement: Statement, confidence: float | None, template: SRTemplate) -> Statement | None:
+    if _is_sure(confidence, template):
+        return replace(statement, confidence=confidence)
+    if statement.presence == "absent":
+        return None
+    return replace(statement, presence="uncertain", confidence=confidence)
 
 
 def stated_presence(result: TaskResult, template: SRTemplate) -> Presence:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from umit_pacs import __version__
+from umit_pacs.faults import Guarding
 from umit_pacs.handoffs import (
     Findings,
     FrameReference,
@@ -22,6 +23,7 @@ from umit_pacs.handoffs import (
 )
 from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection, LineOrigin, Marking, SectionKind
 from umit_pacs.result_objects.findings_section import capitalised, findings_lines
+from umit_pacs.result_objects.guard.lines import guard_lines
 from umit_pacs.result_objects.impression import impression_lines
 from umit_pacs.result_objects.reading import ReadSeries, read_findings
 from umit_pacs.result_objects.sources import SourceStudy
@@ -36,6 +38,7 @@ class _Material:
     series: tuple[ReadSeries, ...]
     words: Words
     supersedes: bool
+    guarding: Guarding
     #: what the draft is worded with.
     templates: tuple[TemplateIdentity, ...]
 
@@ -47,10 +50,15 @@ def write_draft(
     templates: TemplateLibrary,
     *,
     supersedes: bool = False,
+    guarding: Guarding | None = None,
 ) -> Draft:
-    """The draft in the decision's language; `supersedes`: an earlier draft of the study exists."""
+    """The draft in the decision's language; `supersedes`: an earlier draft of the study exists.
+
+    guarding: what the consistency guard found; what it leaves out is listed under "Not assessed".
+    """
+    found = guarding or Guarding(faults=())
     words = templates.in_language(decision.language)
-    series = read_findings(findings, source, templates, words)
+    series = read_findings(findings, source, templates, words, found.faults)
     main = series[0].template if series else templates.by_key("general")
     used = templates.identities([main.key, *(one.template.key for one in series)])
     material = _Material(
@@ -60,6 +68,7 @@ def write_draft(
         series=series,
         words=words,
         supersedes=supersedes,
+        guarding=found,
         templates=(*used, templates.phrases.identity),
     )
     markings = tuple(marking for one in series for read in one.results for marking in read.markings)
@@ -143,6 +152,7 @@ def _technique_lines(material: _Material) -> Iterator[DraftLine]:
 def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
     words = material.words
     yield from _abstention_lines(material)
+    yield from guard_lines(material.guarding, material.series, material.source, words)
     for exclusion in _excluded(material):
         series = material.source.series_of(exclusion.series_instance_uid)
         description = f" ({series.modality})" if series.modality else ""

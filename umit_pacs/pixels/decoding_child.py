@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from umit_pacs.errors import PixelBudgetExceeded, StudyUnusable
+from umit_pacs.errors import PixelBudgetExceeded, StudyUnusable, UndecodablePixels
 from umit_pacs.pixels.attributes import text, value
 from umit_pacs.pixels.decoding import stored_frames
 from umit_pacs.pixels.grey import SAMPLE_PIXELS, GreyMapping, thin_out
@@ -188,6 +188,19 @@ def _digest(job: Job) -> Answer:
     return {"digests": [digests[index] for index in range(len(digests))]}, b""
 
 
+def _values(job: Job) -> Answer:
+    """Modality values of a window of each frame: raw bytes (N, rows, columns) float32."""
+    top, bottom, left, right = job["window"]
+    found = np.zeros((len(job["frames"]), bottom - top, right - left), np.float32)
+    for index, header, stored in _decode(job, range(len(found)), {}):
+        if _is_colour(header, stored):
+            raise UndecodablePixels("colours have no modality values", reason="invalid_pixel_description")
+        frame = job["frames"][index]
+        presentation = frame_presentation(header, frame["frame_index"], factor=frame["factor"])
+        found[index] = presentation.modality_values(stored[top:bottom, left:right])
+    return {}, found.tobytes()
+
+
 def _decode(
     job: Job, indices: Sequence[int], decoded: dict[int, tuple[Dataset, NDArray[Any]]]
 ) -> Iterator[tuple[int, Dataset, NDArray[Any]]]:
@@ -211,7 +224,7 @@ def _decode(
             yield index, header, stored
 
 
-_JOBS = {"render": _render, "digest": _digest}
+_JOBS = {"render": _render, "digest": _digest, "values": _values}
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -150,6 +150,16 @@ class DecodingProcess:
         pixels = np.frombuffer(body, np.uint8).reshape(shape)
         return RenderedFrames(pixels=pixels, recipes=tuple(str(recipe) for recipe in head["recipes"]))
 
+    def values(self, frames: Sequence[FrameToDecode], window: tuple[int, int, int, int]) -> NDArray[np.float32]:
+        """(N, rows, columns) modality values of a window of each frame; window: top, bottom, left, right in pixels.
+
+        HU, or what else the modality LUT or rescale gives. Raises as `render`.
+        """
+        top, bottom, left, right = window
+        shape = (len(frames), bottom - top, right - left)
+        _, body = self._ask({"job": "values", "window": window}, frames, body_bytes=4 * int(np.prod(shape)))
+        return np.frombuffer(body, np.float32).reshape(shape)
+
     def digests(self, frames: Sequence[FrameToDecode]) -> tuple[str, ...]:
         """Hex SHA-256 of the stored values of each frame. Raises as `render`."""
         head, _ = self._ask({"job": "digest"}, frames, body_bytes=0)

@@ -85,7 +85,7 @@ def _radii(boxed: BoxedValues) -> list[NDArray[np.float32]]:
         (np.arange(count, dtype=np.float32) + 0.5 - (low + high) / 2) / max((high - low) / 2, 0.5)
         for count, low, high in zip(boxed.values.shape, boxed.low_zyx, boxed.high_zyx, strict=True)
     ]
-    return np.meshgrid(*places, indexing="ij")
+    return [np.asarray(axis, np.float32) for axis in np.meshgrid(*places, indexing="ij")]
 
 
 def _above_share_of_maximum(values: Values, is_in_box: Mask, distance: Values) -> Mask:

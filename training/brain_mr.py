@@ -73,10 +73,11 @@ def simulate_brain_mr(sampler: HeadSampler, rng: np.random.Generator, scan: Brai
     )
     fine = placement.finer(FINER_ZYX)
     points = fine.points_mm()
-    tissues = sampler.fill(warp, points)
+    tissues = sampler.fill(sampler.positions(warp, points))
     mass = draw_mass(tissues, fine, rng) if rng.random() < 0.3 else None
     if mass is not None:
-        tissues = pushed_aside(tissues, sampler.fill(warp, pushed_points(points, mass)))
+        pushed = sampler.fill(sampler.positions(warp, pushed_points(points, mass)))
+        tissues = pushed_aside(tissues, pushed)
     tissues, tissue_share = aged(tissues, rng)
     signal = _signal(tissues, rng)
     lesions = put_lesions(signal, tissues, placement, fine, mass, rng)

@@ -22,7 +22,7 @@ from training.head_template import SCALP_AND_SKULL_MM
 from training.head_warping import HeadSampler, Tissues, draw_head_warp
 from training.placement import ZYX, Ellipsoid, Placement, block_mean, triple
 from training.truth import Truth
-from training.warping import Grid
+from training.warping import Grid, upsampled
 
 EDGE_PX = 112
 #: positions per voxel along each axis whose mean it is
@@ -82,7 +82,8 @@ def draw_brain_patient(sampler: HeadSampler, rng: np.random.Generator) -> BrainP
         spacing_zyx_mm=(length_mm / slices, edge_mm / EDGE_PX, edge_mm / EDGE_PX),
         centre_zyx_mm=(highest_mm - length_mm / 2, rng.uniform(-8, 8), rng.uniform(-6, 6)),
     )
-    tissues, tissue_share = aged(sampler.fill(warp, placement.finer(FINER_ZYX).points_mm()), rng)
+    positions = upsampled(sampler.positions(warp, placement.points_mm()), placement.finer(FINER_ZYX).shape)
+    tissues, tissue_share = aged(sampler.fill(positions), rng)
     shares = [block_mean(share, FINER_ZYX) for share in _shares(tissues)]
     return BrainPatient(
         shares=np.round(np.stack(shares).clip(0, 1) * 255).astype(np.uint8),

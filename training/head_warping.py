@@ -56,8 +56,12 @@ class HeadSampler:
         far = [head.from_skull_mm, head.below_skin_mm, head.from_ventricles_mm]
         self._distances = torch.from_numpy(np.stack(far).clip(-500, 500))[None]
 
-    def fill(self, warp: HeadWarp, points_zyx_mm: list[Grid]) -> Tissues:
-        """points_zyx_mm: z, y, x of each position from the patient's centre, each (Z, Y, X)."""
+    def positions(self, warp: HeadWarp, points_zyx_mm: list[Grid]) -> Grid:
+        """Where in the template each position is seen.
+
+        points_zyx_mm: z, y, x of each position from the patient's centre, each (Z, Y, X).
+        Returns (3, Z, Y, X): x, y, z from -1 to 1 over the template.
+        """
         points = np.stack(points_zyx_mm).reshape(3, -1)
         position = warp.turn @ points / np.array(warp.scale_zyx, np.float32)[:, None] + self._centre_mm[:, None]
         unit = position / self._size_mm[:, None] * 2 - 1
@@ -65,7 +69,13 @@ class HeadSampler:
         lattice = torch.from_numpy(warp.bend_mm)[None]
         bend_mm = F.grid_sample(lattice, flat, padding_mode="border", align_corners=True)[0, :, 0, 0]
         flat = flat + (bend_mm.T / torch.from_numpy(self._size_mm) * 2).flip(-1)
-        shape = points_zyx_mm[0].shape
+        bent: Grid = flat[0, 0, 0].T.reshape(3, *points_zyx_mm[0].shape).numpy()
+        return bent
+
+    def fill(self, position_xyz: Grid) -> Tissues:
+        """Sample the template. position_xyz: (3, Z, Y, X) as `positions` gives it."""
+        shape = position_xyz.shape[1:]
+        flat = torch.from_numpy(np.ascontiguousarray(position_xyz.reshape(3, -1).T))[None, None, None]
         shares = F.grid_sample(self._shares, flat, padding_mode="zeros", align_corners=False)[0, :, 0, 0].numpy()
         distances = F.grid_sample(self._distances, flat, padding_mode="border", align_corners=False)[0, :, 0, 0].numpy()
         grey, white = (share.reshape(shape) for share in shares)

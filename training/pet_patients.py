@@ -34,7 +34,7 @@ from training.pet_lesions import (
 from training.pet_uptake import draw_uptake
 from training.placement import ZYX, Mask, Placement, block_mean, block_repeat, triple, whole
 from training.truth import Truth
-from training.warping import Grid, Sampler, draw_warp
+from training.warping import Grid, Sampler, draw_warp, upsampled
 
 #: positions per voxel along each axis that the patient is drawn on; what is in a slice is blurred to its thickness
 FINER_ZYX = (1, 2, 2)
@@ -97,7 +97,7 @@ def draw_pet_patient(sampler: Sampler, rng: np.random.Generator) -> PetPatient:
         centre_zyx_mm=(0.0, rng.uniform(-15, 15), rng.uniform(-10, 10)),
     )
     fine = pet.finer(FINER_ZYX)
-    filled, labels = sampler.fill(_upsampled(sampler.positions(warp, pet.points_mm()), fine.shape))
+    filled, labels = sampler.fill(upsampled(sampler.positions(warp, pet.points_mm()), fine.shape))
     uptake = draw_uptake(filled[0], labels, fine, rng)
     intrinsic_mm = rng.uniform(3.5, 5.5)
     blur_mm = np.array([sqrt(intrinsic_mm**2 / FWHM**2 + slice_mm**2 / 12), *[intrinsic_mm / FWHM] * 2])
@@ -114,12 +114,6 @@ def draw_pet_patient(sampler: Sampler, rng: np.random.Generator) -> PetPatient:
         trachea_x_mm=trachea_x_mm,
         intrinsic_mm=intrinsic_mm,
     )
-
-
-def _upsampled(position_zyx_mm: Grid, shape: tuple[int, int, int]) -> Grid:
-    """(3, Z, Y, X) positions on a finer grid of the same room: a warp is smooth."""
-    finer: Grid = F.interpolate(torch.from_numpy(position_zyx_mm)[None], size=shape, mode="trilinear")[0].numpy()
-    return finer
 
 
 def _packed(masks: dict[int, Mask]) -> NDArray[np.uint8]:

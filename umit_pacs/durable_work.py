@@ -201,6 +201,14 @@ class WorkStarter:
         """Every stage that a workflow is waiting for or running."""
         return frozenset(parsed(workflow_id) for workflow_id in self._listed(_ACTIVE))
 
+    def is_running(self, stage: Stage, input_set_id: str) -> bool:
+        """Whether a process works on this stage now, or died over it and has not been replaced yet."""
+        prefix = f"{stage}:{input_set_id}:"
+        found = self._client.list_workflows(
+            status="PENDING", workflow_id_prefix=prefix, load_input=False, load_output=False
+        )
+        return bool(found)
+
     def given_up(self) -> tuple[str, ...]:
         """Ids of the workflows that were abandoned because their process died each time, until `put_away`."""
         return self._listed([_DIED])

@@ -7,7 +7,8 @@ This is the file to read first. Each process of the node runs a part of the path
                route_study       the rules decide                                  -> ROUTED or NOT_ROUTED
     work       analyse           prepare and infer                                 -> ANALYSED
                                  compose                                           -> COMPOSED or HELD
-    deliver    return_results    deliver                                           -> DELIVERED
+    deliver    return_results    retire: earlier versions are taken back
+                                 deliver                                           -> DELIVERED
                                  confirm                                           -> CONFIRMED
     schedule   sweep             starts whatever should be under way and is not
 
@@ -53,6 +54,7 @@ from umit_pacs.steps.confirm import Confirmer, confirm
 from umit_pacs.steps.deliver import deliver
 from umit_pacs.steps.infer import infer
 from umit_pacs.steps.prepare import prepare
+from umit_pacs.steps.retire import Retirer, retire
 from umit_pacs.steps.route import choose_kinds, name_destinations, route
 from umit_pacs.store import results, studies
 from umit_pacs.store.database import Catalogue, utc_now
@@ -62,7 +64,8 @@ from umit_pacs.store.leases import assert_lease, hold_lease, release_lease
 from umit_pacs.store.returns import input_sets_to_return
 from umit_pacs.store.rules import current_rules
 from umit_pacs.store.stopped import record_stopped_objects
-from umit_pacs.store.studies import change_state, input_set_state
+from umit_pacs.store.studies import RETRACTION_NOT_TAKEN, change_state, input_set_state
+from umit_pacs.store.withdrawals import standing, supersede_earlier
 from umit_pacs.vocabulary import TemplateLibrary
 
 if TYPE_CHECKING:  # the engine's module loads torch, which only a work process needs
@@ -80,6 +83,7 @@ STAGE_OF = {
     InputSetState.ANALYSED: Stage.ANALYSE,
     InputSetState.COMPOSED: Stage.RETURN,
     InputSetState.DELIVERED: Stage.RETURN,
+    InputSetState.RETRACTING: Stage.RETURN,
 }
 
 
@@ -199,6 +203,9 @@ def ask_the_model(input_set_id: str) -> None:
     assert tools.engine_for is not None, "analyse runs in a work process only"
     input_set, decision = studies.input_set(tools.catalogue, input_set_id), _decision(tools, input_set_id)
     engine = tools.engine_for(decision.checkpoint)
+    if results.is_as_before(tools.catalogue, input_set, decision, engine.identity):
+        change_state(tools.catalogue, input_set_id, InputSetState.UNCHANGED, reason="nothing_changed")
+        return
     findings = results.findings(tools.catalogue, input_set_id)
     if findings is None or not _answers(findings, decision, engine.identity):
         findings = _found_by_model(tools, engine, input_set, decision)
@@ -274,7 +281,10 @@ def start_return(tools: Tools, input_set_id: str) -> None:
 
 @DBOS.workflow(name=Stage.RETURN, max_recovery_attempts=MAXIMUM_RECOVERIES)
 def return_results(input_set_id: str, attempt: int) -> None:
-    """One pass: send what is due, ask about what was sent. The sweep starts the next one when there is more to do."""
+    """One pass: send what is due, ask about what was sent. The sweep starts the next one when there is more to do.
+
+    Of a study that is being retracted these are the notes about it.
+    """
     _take_in_hand(Stage.RETURN, input_set_id, attempt, send_what_is_due, confirm_what_was_sent)
 
 
@@ -282,6 +292,8 @@ def return_results(input_set_id: str, attempt: int) -> None:
 def send_what_is_due(input_set_id: str) -> None:
     """COMPOSED -> DELIVERED once every destination has taken or refused every object."""
     tools = _tools()
+    if not _retire(tools, input_set_id):
+        return
     deliver(
         tools.catalogue,
         tools.files,
@@ -292,6 +304,23 @@ def send_what_is_due(input_set_id: str) -> None:
         now=utc_now(),
     )
     settle(tools, input_set_id)
+
+
+def _retire(tools: Tools, input_set_id: str) -> bool:
+    """Take back what this version or a retraction ends; False while something of that is just being sent."""
+    state = input_set_state(tools.catalogue, input_set_id)
+    if state is InputSetState.COMPOSED:
+        supersede_earlier(tools.catalogue, input_set_id)
+    elif state is not InputSetState.RETRACTING:
+        return True
+    retirer = Retirer(
+        catalogue=tools.catalogue,
+        files=tools.files,
+        settings=tools.settings.compose,
+        is_at_rest=lambda other: other == input_set_id or not tools.starter.is_running(Stage.RETURN, other),
+        assert_may_act=partial(tools.assert_may_act, input_set_id),
+    )
+    return retire(retirer, input_set_id)
 
 
 @DBOS.step()
@@ -312,9 +341,11 @@ def confirm_what_was_sent(input_set_id: str) -> None:
 def settle(tools: Tools, input_set_id: str) -> None:
     """Draw the input set's state from its deliveries."""
     state = input_set_state(tools.catalogue, input_set_id)
+    planned = _still_planned(tools, input_set_id)
+    if state is InputSetState.RETRACTING:
+        _settle_retraction(tools, input_set_id, planned)
     if state not in {InputSetState.COMPOSED, InputSetState.DELIVERED}:
         return
-    planned = deliveries(tools.catalogue, input_set_id=input_set_id)
     states = {item.state for item in planned}
     if not planned:
         mode = _decision(tools, input_set_id).mode
@@ -336,6 +367,29 @@ def settle(tools: Tools, input_set_id: str) -> None:
         change_state(
             tools.catalogue, input_set_id, InputSetState.FAILED, reason="dead_letter", detail=_dead_letters(planned)
         )
+
+
+def _still_planned(tools: Tools, input_set_id: str) -> tuple[Delivery, ...]:
+    every = deliveries(tools.catalogue, input_set_id=input_set_id)
+    return tuple(item for item in every if item.state is not DeliveryState.WITHDRAWN)
+
+
+def _settle_retraction(tools: Tools, input_set_id: str, notes: tuple[Delivery, ...]) -> None:
+    """RETRACTING -> RETRACTED once every destination vouches for the note about it."""
+    states = {item.state for item in notes}
+    if states & {DeliveryState.PENDING, DeliveryState.SENT} or standing(tools.catalogue, input_set_id):
+        return
+    if DeliveryState.DEAD in states:
+        change_state(
+            tools.catalogue,
+            input_set_id,
+            InputSetState.FAILED,
+            reason=RETRACTION_NOT_TAKEN,
+            detail=_dead_letters(notes),
+        )
+        return
+    asked = studies.input_set_status(tools.catalogue, input_set_id)
+    change_state(tools.catalogue, input_set_id, InputSetState.RETRACTED, reason=asked.reason, detail=asked.detail)
 
 
 def _dead_letters(planned: tuple[Delivery, ...]) -> str:

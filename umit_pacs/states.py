@@ -74,6 +74,8 @@ class DeliveryRemark(enum.StrEnum):
     #: the peer took the object and cannot be asked about it.
     TAKEN = "taken"
     RESENT = "resent"
+    #: the peer lists neither the rejection note nor anything that it rejects.
+    OBEYED = "obeyed"
 
 
 #: with these a delivery goes back to PENDING, and `attempts` goes on counting.

@@ -20,6 +20,7 @@ from umit_pacs.cli import (
     profiles,
     rules,
     studies,
+    versions,
 )
 from umit_pacs.cli.options import error_console
 from umit_pacs.errors import InvalidConfiguration, UmitPacsError
@@ -31,7 +32,20 @@ app = typer.Typer(
     help="A DICOM node that reads studies with UMIT and returns drafts, marked as unverified AI drafts.",
     epilog="Nothing that this node sends is a diagnosis.",
 )
-for group in (node, demo_command, analyse, doctor, studies, rules, profiles, peers, models, bench, conformance):
+for group in (
+    node,
+    demo_command,
+    analyse,
+    doctor,
+    studies,
+    versions,
+    rules,
+    profiles,
+    peers,
+    models,
+    bench,
+    conformance,
+):
     group.register(app)
 
 

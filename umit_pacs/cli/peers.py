@@ -16,6 +16,7 @@ from umit_pacs.cli.options import ConfigOption, JSONOption, console, error_conso
 from umit_pacs.errors import InvalidConfiguration, UmitPacsError
 from umit_pacs.routing.rules import SENDER
 from umit_pacs.settings import AETitle, Settings
+from umit_pacs.states import RetireBy
 
 if TYPE_CHECKING:
     from umit_pacs.store.peers import Peer
@@ -37,9 +38,9 @@ def list_peers(config: ConfigOption = None, as_json: JSONOption = False) -> None
     if as_json:
         print_json([dataclasses.asdict(peer) for peer in known])
         return
-    table = Table(
-        "Name", "AE title", "Address", "May call from", "Sends", "Receives drafts", "Profile", "C-FIND", "Commitment"
-    )
+    table = Table("Name", "AE title", "Address", "May call from", "Sends", "Receives drafts", "Profile", "Told by")
+    for ability in ("C-FIND", "Commitment"):
+        table.add_column(ability)
     for peer in known:
         address, callers = f"{peer.host}:{peer.port}", ", ".join(peer.allowed_addresses)
         table.add_row(
@@ -47,6 +48,7 @@ def list_peers(config: ConfigOption = None, as_json: JSONOption = False) -> None
             _yes(peer.may_send),
             _yes(peer.receives_results),
             escape(peer.profile or "the rule's"),
+            peer.retire_by.value,
             _yes(peer.answers_query),
             _yes(peer.answers_commitment),
         )
@@ -74,6 +76,13 @@ def add(
     profile: Annotated[
         str, typer.Option(help="Its own output profile in place of the rules'; see `umit-pacs profiles list`.")
     ] = "",
+    retire: Annotated[
+        RetireBy,
+        typer.Option(
+            help="How it is told that a draft does not stand any more: by a rejection note (IHE IOCM) where it hides "
+            "or deletes what such a note names, else by a notice that people read."
+        ),
+    ] = RetireBy.NOTICE,
     config: ConfigOption = None,
     as_json: JSONOption = False,
 ) -> None:
@@ -95,6 +104,7 @@ def add(
         answers_query=bool(query),
         answers_commitment=bool(commitment),
         addresses=tuple(address or ()),
+        retire_by=retire,
         profile=profile,
     )
     if query is None or commitment is None:

@@ -9,9 +9,10 @@ from datetime import datetime
 from itertools import groupby
 
 from umit_pacs.handoffs import CompletionReason, Findings, RoutingDecision, SeriesExclusion, StoppedObject, TaskResult
-from umit_pacs.states import DeliveryState, InputSetState
+from umit_pacs.states import END_STATES, DeliveryState, InputSetState
 from umit_pacs.store.deliveries import Commitment, Delivery
 from umit_pacs.store.stories import InputSetStory, StateChange, StudyStory
+from umit_pacs.store.studies import RUN_AGAIN
 
 _COMPLETED_BY = {
     CompletionReason.EXPECTED_COUNT: "the sender has no more instances than are here",
@@ -28,6 +29,10 @@ _REACHED = {
     InputSetState.NOT_ROUTED: "Nothing is asked about it.",
     InputSetState.HELD: "The drafts are kept here and not sent.",
     InputSetState.FAILED: "It failed.",
+    InputSetState.SUPERSEDED: "A later version took its place.",
+    InputSetState.UNCHANGED: "Nothing is sent.",
+    InputSetState.RETRACTING: "Its drafts are being taken back.",
+    InputSetState.RETRACTED: "Its drafts are taken back.",
 }
 _NOW = {
     None: "Its instances are still coming in; it is not complete yet.",
@@ -40,6 +45,10 @@ _NOW = {
     InputSetState.NOT_ROUTED: "Nothing was asked about it.",
     InputSetState.HELD: "The drafts are written and kept here.",
     InputSetState.FAILED: "It failed.",
+    InputSetState.SUPERSEDED: "A later version took its place.",
+    InputSetState.UNCHANGED: "It was run again and nothing was sent, as nothing had changed; the drafts before stand.",
+    InputSetState.RETRACTING: "Its drafts are being taken back.",
+    InputSetState.RETRACTED: "Its drafts were taken back everywhere.",
 }
 _REASONS = {
     "no_rule_matched": "no rule matched",
@@ -55,6 +64,14 @@ _REASONS = {
     "objects_stopped": "some objects failed their check and stay here",
     "asked_again": "a person asked again",
     "released": "a person released them",
+    RUN_AGAIN: "a person ran it again",
+    "nothing_changed": "neither images nor rule nor checkpoint have changed",
+    "superseded": "its drafts are on their way",
+    "quality": "a person retracted it for quality",
+    "patient_safety": "a person retracted it for patient safety",
+    "wrong_worklist_entry": "a person retracted it for a wrong worklist entry",
+    "retention_expired": "a person retracted it, its retention being over",
+    "retraction_not_taken": "a destination did not take the note that retracts it",
     "resent": "a person had the refused drafts sent again",
 }
 _ADVICE = {
@@ -62,9 +79,22 @@ _ADVICE = {
     "nothing_to_ask": "See what was left out below. Change the rules, then `umit-pacs ask-again {study}`.",
     "two_patients": "Correct it in the PACS, and send each patient under a Study Instance UID of its own.",
     "dead_letter": "Look at `umit-pacs dead-letters list`; when the cause is gone, `umit-pacs dead-letters resend`.",
+    "retraction_not_taken": "When the cause is gone, `umit-pacs dead-letters resend`.",
     "hold": "`umit-pacs release {study}` sends them.",
     "no_destination": "Add a destination to the rule, then send the study again.",
 }
+
+
+#: in these states a person wants to know why.
+_HAS_A_CAUSE = frozenset(
+    {
+        InputSetState.FAILED,
+        InputSetState.NOT_ROUTED,
+        InputSetState.HELD,
+        InputSetState.RETRACTING,
+        InputSetState.RETRACTED,
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,12 +117,12 @@ def headline(told: StudyStory) -> str:
         return _before_the_first_set(told)
     newest = told.input_sets[-1]
     sentence = _NOW[newest.state]
-    if newest.state in {InputSetState.FAILED, InputSetState.NOT_ROUTED, InputSetState.HELD}:
+    if newest.state in _HAS_A_CAUSE:
         sentence = f"{sentence[:-1]}: {_because(newest.reason, newest.detail)}."
         fallback = "`umit-pacs ask-again {study}` tries again." if newest.state is InputSetState.FAILED else ""
         advice = _ADVICE.get(newest.reason, fallback).format(study=told.study_instance_uid)
         sentence = f"{sentence} {advice}".rstrip()
-    elif waiting := _waiting_for_peer(newest.deliveries):
+    if newest.state not in END_STATES and (waiting := _waiting_for_peer(newest.deliveries)):
         sentence = f"{sentence} {waiting}"
     if newest.stopped:
         sentence += f" {_count(len(newest.stopped), 'object')} failed the node's own check and stays here; see below."
@@ -158,7 +188,10 @@ def _input_set_lines(told: InputSetStory) -> Iterator[Line]:
 
 
 def _change_line(told: InputSetStory, change: StateChange) -> Line:
-    if change.state is InputSetState.ASSEMBLED and not change.reason:
+    if change.state is InputSetState.ASSEMBLED and change.reason == RUN_AGAIN:
+        text = f"Run again by a person as input set {told.input_set_id[:8]}, on the same images"
+        text += f" as {told.predecessor_id[:8]}." if told.predecessor_id else "."
+    elif change.state is InputSetState.ASSEMBLED and not change.reason:
         text = f"Complete: {_COMPLETED_BY[told.completed_by]}. Input set {told.input_set_id[:8]}: " + (
             f"{_count(told.instances, 'image')} in {_count(told.series, 'series', 'series')}"
         )
@@ -259,6 +292,9 @@ def _delivery_lines(deliveries: tuple[Delivery, ...]) -> Iterator[Line]:
         after = f" after {tries}" if item.attempts else ""
         if item.sent_at is not None:
             yield Line(at=item.sent_at, text=f"{what} taken by {item.peer}{after}.")
+        if item.state is DeliveryState.WITHDRAWN:
+            by = f"by …{item.withdrawn_by[-8:]}" if item.withdrawn_by else "before it was sent"
+            yield Line(at=item.changed_at, text=f"{what} taken back at {item.peer} {by}.")
         if item.confirmed_at is not None:
             how = item.last_status.replace("_", " ")
             yield Line(at=item.confirmed_at, text=f"{what} confirmed by {item.peer} ({how}).")

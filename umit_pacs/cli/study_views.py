@@ -41,6 +41,7 @@ STATE_COLOURS = {
     InputSetState.FAILED: "red",
     InputSetState.HELD: "yellow",
     InputSetState.NOT_ROUTED: "yellow",
+    InputSetState.RETRACTED: "yellow",
 }
 
 

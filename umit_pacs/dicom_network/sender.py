@@ -14,6 +14,8 @@ from umit_pacs.dicom_network.part10 import FileMeta, read_file_meta
 from umit_pacs.dicom_network.requestor import MAXIMUM_CONTEXTS, NoCommonContext, association
 from umit_pacs.dicom_network.statuses import Outcome, outcome_of
 
+#: detail of an outcome: the object was sent and may or may not have arrived.
+NO_ANSWER = "no_answer"
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -93,7 +95,7 @@ def _send_one(opened: Association, path: Path, meta: FileMeta, message_id: int) 
         # pynetdicom's word for an association that has ended since.
         return _not_sent(meta)
     status = int(answer.Status) if "Status" in answer else None
-    detail = "" if status is not None else "no_answer"
+    detail = "" if status is not None else NO_ANSWER
     return StoreOutcome(
         sop_instance_uid=meta.sop_instance_uid, outcome=outcome_of(status), status=status, detail=detail
     )

@@ -90,23 +90,15 @@ def _uid_faults(ds: Dataset) -> Iterator[str]:
             yield from (f"{element.keyword} is not a valid UID" for uid in values if not pydicom.uid.UID(uid).is_valid)
 
 
-def _flag_faults(ds: Dataset) -> Iterator[str]:
-    if not str(ds.get("SeriesDescription") or "").startswith(_DRAFT_MARK):
-        yield f"SeriesDescription does not start with {_DRAFT_MARK}"
-    if ds.get("SOPClassUID") in _DOCUMENTS:
-        expected = _DOCUMENT_FLAGS
-    elif ds.get("SOPClassUID") == SecondaryCaptureImageStorage:
-        expected = _PICTURE_FLAGS
-        if list(ds.get("ImageType") or [])[:2] != ["DERIVED", "SECONDARY"]:
-            yield "ImageType is not DERIVED, SECONDARY"
-        if len(ds.get("PixelData") or b"") != 3 * int(ds.get("Rows") or 0) * int(ds.get("Columns") or 0):
-            yield "PixelData has not the size of the picture"
-    else:
-        expected = {}
-        yield f"SOP class {ds.get('SOPClassUID')} is none of a result"
-    for keyword, value in expected.items():
-        if ds.get(keyword) != value:
-            yield f"{keyword} is not {value}"
+def _element_faults(ds: Dataset) -> Iterator[str]:
+    """Every UID is one, and no text holds what would end a value or change its character set."""
+    for element in ds.iterall():
+        if element.VR == "UI":
+            yield from (f"{element.keyword} is not a valid UID" for uid in _values(element) if not UID(uid).is_valid)
+        elif element.VR in _TEXTS:
+            controls = _LINE_CONTROLS if element.VR in _TEXTS_OF_SEVERAL_LINES else _CONTROLS
+            if any(controls.search(str(value)) for value in _values(element)):
+                yield f"{element.keyword} holds a control character"
 
 
 def _reference_faults(ds: Dataset, source_instances: Collection[str]) -> Iterator[str]:

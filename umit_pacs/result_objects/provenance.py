@@ -185,6 +185,14 @@ def add_evidence(ds: Dataset, frames: Sequence[FrameReference], made: Provenance
         ds.CurrentRequestedProcedureEvidenceSequence = _by_study_and_series(made.source.study_instance_uid, list(used))
 
 
+def add_results_as_evidence(ds: Dataset, named: Sequence[ResultObject], made: Provenance) -> None:
+    """Name every result of ours that the document speaks of (PS3.3 C.17.2.3)."""
+    ds.CurrentRequestedProcedureEvidenceSequence = _by_study_and_series(
+        made.source.study_instance_uid,
+        [(result.series_instance_uid, result.sop_class_uid, result.sop_instance_uid) for result in named],
+    )
+
+
 def observation_context(made: Provenance) -> highdicom.sr.ObservationContext:
     """The device that observed (TID 1001, 1002, 1004)."""
     attributes = highdicom.sr.DeviceObserverIdentifyingAttributes(

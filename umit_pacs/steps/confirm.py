@@ -16,6 +16,7 @@ from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.commitment import CommitmentNotSupported, request_commitment
 from umit_pacs.dicom_network.query import instances_held
 from umit_pacs.errors import RetryLater
+from umit_pacs.handoffs import ObjectKind
 from umit_pacs.settings import DeliverSettings
 from umit_pacs.states import DeliveryRemark, DeliveryState
 from umit_pacs.store import peers
@@ -31,6 +32,7 @@ from umit_pacs.store.deliveries import (
     record_commitment,
     record_commitment_event,
 )
+from umit_pacs.store.withdrawals import taken_back_by_note
 
 log = logging.getLogger(__name__)
 
@@ -201,16 +203,34 @@ def _look_up(confirmer: Confirmer, holder: peers.Peer, items: Sequence[Delivery]
             calling_ae_title=confirmer.calling_ae_title,
             timeouts=confirmer.timeouts,
         )
-        changed += [_after_look(confirmer, item, held) for item in of_series]
+        changed += [_after_look(confirmer, holder, item, held) for item in of_series]
     return changed
 
 
-def _after_look(confirmer: Confirmer, item: Delivery, held: set[str] | None) -> DeliveryChange:
+def _after_look(confirmer: Confirmer, holder: peers.Peer, item: Delivery, held: set[str] | None) -> DeliveryChange:
     if held is None:
         return _confirmed(item, DeliveryRemark.TAKEN)
     if item.sop_instance_uid in held:
         return _confirmed(item, DeliveryRemark.HELD)
+    if item.kind is ObjectKind.REJECTION_NOTE and _is_obeyed(confirmer, holder, item):
+        return _confirmed(item, DeliveryRemark.OBEYED)
     return _sent_again(confirmer, item, DeliveryRemark.NOT_HELD, "the peer does not list it")
+
+
+def _is_obeyed(confirmer: Confirmer, holder: peers.Peer, note: Delivery) -> bool:
+    """Whether the peer lists nothing any more of what the note rejects; then it may well hide the note too."""
+    rejected = taken_back_by_note(confirmer.catalogue, note.sop_instance_uid, holder.name)
+    for series_uid in {series for series, _ in rejected}:
+        held = instances_held(
+            _address(holder),
+            note.study_instance_uid,
+            series_uid,
+            calling_ae_title=confirmer.calling_ae_title,
+            timeouts=confirmer.timeouts,
+        )
+        if held is None or held & {instance for _, instance in rejected}:
+            return False
+    return True
 
 
 # --- what comes of it --------------------------------------------------------------------------------------------

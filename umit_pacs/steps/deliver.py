@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
-from umit_pacs.dicom_network.sender import StoreOutcome, send_objects
+from umit_pacs.dicom_network.sender import NO_ANSWER, StoreOutcome, send_objects
 from umit_pacs.dicom_network.statuses import Outcome
 from umit_pacs.errors import RetryLater
 from umit_pacs.settings import DeliverSettings
@@ -18,6 +19,7 @@ from umit_pacs.store.database import Catalogue
 from umit_pacs.store.deliveries import Delivery, DeliveryChange, change_deliveries, deliveries
 from umit_pacs.store.files import PayloadFiles, file_sha256
 from umit_pacs.store.results import result_objects
+from umit_pacs.store.withdrawals import NOTES, begin_deliveries
 
 log = logging.getLogger(__name__)
 
@@ -35,31 +37,60 @@ def deliver(
     """Send what is due. Each delivery comes out SENT, PENDING with the time of its next attempt, or DEAD.
 
     assert_may_act: raises when another process has taken the input set over; asked before anything is sent.
-    An object that the peer may or may not have got (no answer came) is sent again, with the same bytes.
+    An object that the peer may or may not have got (no answer came) is sent again, with the same bytes. What takes
+    earlier objects back follows when nothing else waits for the same peer. When the input set is superseded or
+    retracted meanwhile, nothing more is sent.
     """
+    _bury_changed_files(catalogue, files, input_set_id, now)
+    for due in (_due_drafts, _due_notes):
+        for name, items in due(catalogue, input_set_id, now).items():
+            destination = peers.peer(catalogue, name)
+            rests_until = _peer_rests_until(catalogue, name, now)
+            if destination is None:
+                detail = f"there is no peer {name}; `umit-pacs peers add`, then resend"
+                changed = [_buried(item, DeliveryRemark.PEER_UNKNOWN, detail) for item in items]
+            elif rests_until is not None:
+                detail, away = "the peer did not answer a moment ago", DeliveryRemark.PEER_AWAY
+                changed = [_postponed(settings, item, away, detail, now, rests_until) for item in items]
+            else:
+                assert_may_act()
+                if not begin_deliveries(catalogue, input_set_id, [item.delivery_id for item in items]):
+                    return
+                changed = _send(files, settings, destination, items, calling_ae_title, now)
+            change_deliveries(catalogue, changed)
+
+
+def _bury_changed_files(catalogue: Catalogue, files: PayloadFiles, input_set_id: str, now: datetime) -> None:
+    """What is not the object any more that was composed is never sent."""
     sha256_of = {item.sop_instance_uid: item.sha256 for item in result_objects(catalogue, input_set_id)}
-    due: dict[str, list[Delivery]] = defaultdict(list)
-    changed: list[DeliveryChange] = []
-    for item in deliveries(catalogue, input_set_id=input_set_id, states={DeliveryState.PENDING}, due_at=now):
-        if file_sha256(files.path(item.relative_path)) == sha256_of[item.sop_instance_uid]:
-            due[item.peer].append(item)
-        else:
-            detail = "the stored file is not the one that was composed"
-            changed.append(_buried(item, DeliveryRemark.FILE_CHANGED, detail))
+    detail = "the stored file is not the one that was composed"
+    changed = [
+        _buried(item, DeliveryRemark.FILE_CHANGED, detail)
+        for item in deliveries(catalogue, input_set_id=input_set_id, states={DeliveryState.PENDING}, due_at=now)
+        if file_sha256(files.path(item.relative_path)) != sha256_of[item.sop_instance_uid]
+    ]
     change_deliveries(catalogue, changed)
-    for name, items in due.items():
-        destination = peers.peer(catalogue, name)
-        rests_until = _peer_rests_until(catalogue, name, now)
-        if destination is None:
-            detail = f"there is no peer {name}; `umit-pacs peers add`, then resend"
-            changed = [_buried(item, DeliveryRemark.PEER_UNKNOWN, detail) for item in items]
-        elif rests_until is not None:
-            detail = "the peer did not answer a moment ago"
-            changed = [_postponed(settings, item, DeliveryRemark.PEER_AWAY, detail, now, rests_until) for item in items]
-        else:
-            assert_may_act()
-            changed = _send(files, settings, destination, items, calling_ae_title, now)
-        change_deliveries(catalogue, changed)
+
+
+def _due_drafts(catalogue: Catalogue, input_set_id: str, now: datetime) -> dict[str, list[Delivery]]:
+    """What is to be sent now, by destination, without notes."""
+    due: dict[str, list[Delivery]] = defaultdict(list)
+    for item in deliveries(catalogue, input_set_id=input_set_id, states={DeliveryState.PENDING}, due_at=now):
+        if item.kind not in NOTES:
+            due[item.peer].append(item)
+    return due
+
+
+def _due_notes(catalogue: Catalogue, input_set_id: str, now: datetime) -> dict[str, list[Delivery]]:
+    """The notes for destinations that no draft is waiting for any more."""
+    pending = deliveries(catalogue, input_set_id=input_set_id, states={DeliveryState.PENDING})
+    still_waited_for = {item.peer for item in pending if item.kind not in NOTES}
+    due: dict[str, list[Delivery]] = defaultdict(list)
+    for item in pending:
+        is_due = item.next_attempt_at is None or item.next_attempt_at <= now
+        if item.kind in NOTES and is_due and item.peer not in still_waited_for:
+            due[item.peer].append(item)
+    return due
 
 
 def _send(
@@ -78,7 +109,8 @@ def _send(
         outcomes = send_objects(paths, address, calling_ae_title=calling_ae_title, timeouts=timeouts)
     except RetryLater as exc:
         log.warning("peer_away", extra={"peer": destination.name, "reason": exc.reason})
-        return [_postponed(settings, item, DeliveryRemark.PEER_AWAY, exc.detail, now) for item in items]
+        away = DeliveryRemark.PEER_AWAY
+        return [_without_trace(item, _postponed(settings, item, away, exc.detail, now)) for item in items]
     by_uid: Mapping[str, StoreOutcome] = {outcome.sop_instance_uid: outcome for outcome in outcomes}
     return [_after_sending(settings, item, by_uid[item.sop_instance_uid], now) for item in items]
 
@@ -96,9 +128,15 @@ def _after_sending(settings: DeliverSettings, item: Delivery, outcome: StoreOutc
                 attempts_delta=0 if was_missing else -item.attempts,
             )
         case Outcome.LATER:
-            return _postponed(settings, item, status, outcome.detail, now)
+            later = _postponed(settings, item, status, outcome.detail, now)
+            return later if outcome.detail == NO_ANSWER else _without_trace(item, later)
         case Outcome.REFUSED:
-            return _buried(item, status, outcome.detail or "the peer refused the object")
+            return _without_trace(item, _buried(item, status, outcome.detail or "the peer refused the object"))
+
+
+def _without_trace(item: Delivery, change: DeliveryChange) -> DeliveryChange:
+    """The change after an attempt that left nothing at the peer; what an earlier one may have left stays noted."""
+    return replace(change, leaves_nothing=item.begun_at is None)
 
 
 def _postponed(

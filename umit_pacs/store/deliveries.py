@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from umit_pacs.handoffs import InstanceUID, ObjectKind, SeriesUID
-from umit_pacs.states import DELIVERY_TRANSITIONS, DeliveryState, require_transition
+from umit_pacs.states import DELIVERY_TRANSITIONS, DeliveryState, InputSetState, require_transition
 from umit_pacs.store.database import Catalogue, insert_new, utc_now
 from umit_pacs.store.tables import CommitmentObject, CommitmentRow, DeliveryRow, InputSetRow, ResultObjectRow
 
 log = logging.getLogger(__name__)
+
+_TAKEN_BACK = frozenset({InputSetState.SUPERSEDED, InputSetState.RETRACTING, InputSetState.RETRACTED})
 
 
 class DeliveryUnknown(LookupError):
@@ -69,6 +71,8 @@ class DeliveryChange:
     attempts_delta: int = 0
     #: None: at once.
     next_attempt_at: datetime | None = None
+    #: this was the first attempt, and the peer has surely not kept the object.
+    leaves_nothing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,18 +111,21 @@ def plan_deliveries(
     """Plan the result objects of the input set for every destination; what is planned already stays as it is.
 
     kinds: what each destination gets; one that is not named gets every object. Returns all deliveries of the input
-    set.
+    set. One that was superseded or retracted meanwhile gets no more.
     """
     now = utc_now()
     names = list(dict.fromkeys(destinations))
     with catalogue.writing() as session:
+        row = session.get(InputSetRow, input_set_id, with_for_update=True)
+        if row is None or row.state in _TAKEN_BACK:
+            names = []
         objects = session.execute(
             select(ResultObjectRow.sop_instance_uid, ResultObjectRow.kind)
             .where(ResultObjectRow.input_set_id == input_set_id)
             .order_by(ResultObjectRow.position)
         ).all()
         rows = [
-            _planned(input_set_id, uid, name, now)
+            planned_row(input_set_id, uid, name, now)
             for name in names
             for uid, kind in objects
             if kind in kinds.get(name, ObjectKind)
@@ -186,6 +193,8 @@ def _change(session: Session, change: DeliveryChange, now: datetime) -> dict[str
     row.last_status = change.status or row.last_status
     row.detail = change.detail
     row.next_attempt_at = change.next_attempt_at
+    if change.leaves_nothing:
+        row.begun_at = None
     return {
         "input_set_id": row.input_set_id,
         "delivery": change.delivery_id,
@@ -197,16 +206,26 @@ def _change(session: Session, change: DeliveryChange, now: datetime) -> dict[str
 
 
 def count_delivered(catalogue: Catalogue, study_uid: str, peer: str) -> int:
-    """How many result objects of this study the peer has taken from us."""
-    taken = {DeliveryState.SENT, DeliveryState.CONFIRMED}
+    """How many objects of ours the peer surely holds in this study.
+
+    A rejection note is not counted, as an archive may hide it with what it rejects; what a notice speaks of is.
+    """
+    note = aliased(ResultObjectRow)
+    is_taken = and_(
+        DeliveryRow.state.in_({DeliveryState.SENT, DeliveryState.CONFIRMED}),
+        ResultObjectRow.kind != ObjectKind.REJECTION_NOTE,
+    )
+    has_notice = and_(DeliveryRow.sent_at.is_not(None), note.kind == ObjectKind.NOTICE)
+    statement = (
+        select(func.count())
+        .select_from(DeliveryRow)
+        .join(ResultObjectRow, ResultObjectRow.sop_instance_uid == DeliveryRow.sop_instance_uid)
+        .join(InputSetRow, InputSetRow.input_set_id == DeliveryRow.input_set_id)
+        .outerjoin(note, note.sop_instance_uid == DeliveryRow.withdrawn_by)
+        .where(InputSetRow.study_instance_uid == study_uid, DeliveryRow.peer == peer, or_(is_taken, has_notice))
+    )
     with catalogue.reading() as session:
-        rows = session.scalars(
-            select(DeliveryRow.delivery_id)
-            .join(InputSetRow, InputSetRow.input_set_id == DeliveryRow.input_set_id)
-            .where(InputSetRow.study_instance_uid == study_uid, DeliveryRow.peer == peer)
-            .where(DeliveryRow.state.in_(taken))
-        )
-        return len(rows.all())
+        return session.scalar(statement) or 0
 
 
 # --- storage commitment ------------------------------------------------------------------------------------------
@@ -276,7 +295,8 @@ def commitments_of(catalogue: Catalogue, input_set_id: str) -> tuple[Commitment,
 # --- rows and records --------------------------------------------------------------------------------------------
 
 
-def _planned(input_set_id: str, sop_instance_uid: str, peer: str, now: datetime) -> dict[str, object]:
+def planned_row(input_set_id: str, sop_instance_uid: str, peer: str, now: datetime) -> dict[str, object]:
+    """The columns of a delivery that was just planned."""
     return {
         "sop_instance_uid": sop_instance_uid,
         "input_set_id": input_set_id,

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from sqlalchemy import select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from umit_pacs.handoffs import Findings, InputSet, InstanceUID, ResultObject, RoutingDecision, SeriesUID
+from umit_pacs.handoffs import (
+    Findings,
+    InputSet,
+    InstanceUID,
+    ModelIdentity,
+    ObjectKind,
+    ResultObject,
+    RoutingDecision,
+    SeriesUID,
+)
 from umit_pacs.states import InputSetState
 from umit_pacs.store.database import Catalogue, insert_new, upsert, utc_now
 from umit_pacs.store.payload import from_json, to_json
 from umit_pacs.store.studies import InputSetUnknown
-from umit_pacs.store.tables import DecisionRow, FindingsRow, InputSetRow, ResultObjectRow
+from umit_pacs.store.tables import DecisionRow, FindingsRow, InputSetInstance, InputSetRow, ResultObjectRow
+
+#: the drafts of an input set in one of these are at their destinations, on their way, or kept for a person.
+_STANDS = frozenset(
+    {
+        InputSetState.COMPOSED,
+        InputSetState.DELIVERED,
+        InputSetState.CONFIRMED,
+        InputSetState.HELD,
+        InputSetState.FAILED,
+    }
+)
 
 
 class ResultChanged(RuntimeError):
@@ -66,20 +87,26 @@ def record_result_objects(catalogue: Catalogue, input_set_id: str, objects: Sequ
 
     Raises ResultChanged when an object comes again with other bytes.
     """
+    with catalogue.writing() as session:
+        insert_result_objects(session, input_set_id, objects)
+
+
+def insert_result_objects(session: Session, input_set_id: str, objects: Sequence[ResultObject]) -> None:
+    """The same in a transaction of the caller's; objects that are new come after those that are there."""
     now = utc_now()
+    first = session.scalar(select(func.count()).where(ResultObjectRow.input_set_id == input_set_id)) or 0
     rows = [
         {name: getattr(item, name) for name in ResultObject.__dataclass_fields__}
         | {"input_set_id": input_set_id, "position": position, "composed_at": now}
-        for position, item in enumerate(objects)
+        for position, item in enumerate(objects, first)
     ]
     if not rows:
         return
-    with catalogue.writing() as session:
-        session.execute(insert_new(session, ResultObjectRow), rows)
-        for item in objects:
-            row = session.get_one(ResultObjectRow, item.sop_instance_uid)
-            if (row.sha256, row.input_set_id) != (item.sha256, input_set_id):
-                raise ResultChanged(f"{item.kind} of input set {input_set_id}")
+    session.execute(insert_new(session, ResultObjectRow), rows)
+    for item in objects:
+        row = session.get_one(ResultObjectRow, item.sop_instance_uid)
+        if (row.sha256, row.input_set_id) != (item.sha256, input_set_id):
+            raise ResultChanged(f"{item.kind} of input set {input_set_id}")
 
 
 def result_objects(catalogue: Catalogue, input_set_id: str) -> tuple[ResultObject, ...]:
@@ -94,16 +121,57 @@ def result_objects(catalogue: Catalogue, input_set_id: str) -> tuple[ResultObjec
 
 
 def predecessor_results(catalogue: Catalogue, input_set: InputSet) -> tuple[ResultObject, ...]:
-    """The objects that the input set's results supersede: those of the nearest predecessor that has any."""
+    """The objects that the input set's results supersede: those of the nearest predecessor that has any.
+
+    What was retracted is nothing that another draft takes the place of.
+    """
     predecessor_id = input_set.predecessor_id
     while predecessor_id is not None:
-        objects = result_objects(catalogue, predecessor_id)
-        if objects:
-            return objects
         with catalogue.reading() as session:
-            row = session.get(InputSetRow, predecessor_id)
-            predecessor_id = row.predecessor_id if row is not None else None
+            row = session.get_one(InputSetRow, predecessor_id)
+        if row.state in {InputSetState.RETRACTING, InputSetState.RETRACTED}:
+            return ()
+        notes = {ObjectKind.REJECTION_NOTE, ObjectKind.NOTICE}
+        drafts = tuple(item for item in result_objects(catalogue, predecessor_id) if item.kind not in notes)
+        if drafts:
+            return drafts
+        predecessor_id = row.predecessor_id
     return ()
+
+
+def is_as_before(catalogue: Catalogue, input_set: InputSet, decided: RoutingDecision, model: ModelIdentity) -> bool:
+    """Whether the study was run again although nothing that its draft depends on has changed.
+
+    The draft before stands: it was made from the same images by the same rule and checkpoint, and was not retracted.
+    """
+    before_id = input_set.predecessor_id
+    while before_id is not None:
+        with catalogue.reading() as session:
+            row = session.get_one(InputSetRow, before_id)
+            uids = set(session.scalars(_instances_of(before_id)))
+        before, found = decision(catalogue, before_id), findings(catalogue, before_id)
+        if row.state is InputSetState.UNCHANGED:
+            before_id = row.predecessor_id
+            continue
+        if row.state not in _STANDS or before is None or found is None or not result_objects(catalogue, before_id):
+            return False
+        has_same_images = uids == {instance.sop_instance_uid for instance in input_set.instances}
+        return has_same_images and _asks(before) == _asks(decided) and _answers(found.model) == _answers(model)
+    return False
+
+
+def _instances_of(input_set_id: str) -> Select[str]:
+    return select(InputSetInstance.sop_instance_uid).where(InputSetInstance.input_set_id == input_set_id)
+
+
+def _asks(decided: RoutingDecision) -> RoutingDecision:
+    """What of a decision shows in the draft or in where it goes; the facts and the number of the rules do not."""
+    return replace(decided, input_set_id="", rules_version=0, reasons=(), facts_text="")
+
+
+def _answers(model: ModelIdentity) -> ModelIdentity:
+    """What of a checkpoint shows in its answers."""
+    return replace(model, device="")
 
 
 def own_uids(catalogue: Catalogue, uids: Iterable[str]) -> frozenset[str]:

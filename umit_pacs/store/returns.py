@@ -14,7 +14,7 @@ _OPEN = (DeliveryState.PENDING, DeliveryState.SENT)
 
 
 def input_sets_to_return(catalogue: Catalogue, now: datetime) -> tuple[str, ...]:
-    """Ids of COMPOSED and DELIVERED input sets, the oldest first, that are not just waiting.
+    """Ids of COMPOSED, DELIVERED and RETRACTING input sets, the oldest first, that are not just waiting.
 
     There is something to do when a delivery's pause is over, when a peer has answered a commitment request, and when no
     delivery is open any more, so that the input set has reached its end.
@@ -33,7 +33,7 @@ def input_sets_to_return(catalogue: Catalogue, now: datetime) -> tuple[str, ...]
     )
     statement = (
         select(InputSetRow.input_set_id)
-        .where(InputSetRow.state.in_((InputSetState.COMPOSED, InputSetState.DELIVERED)))
+        .where(InputSetRow.state.in_((InputSetState.COMPOSED, InputSetState.DELIVERED, InputSetState.RETRACTING)))
         .where(or_(exists().where(is_due), exists().where(was_answered), ~exists().where(is_open)))
         .order_by(InputSetRow.created_at, InputSetRow.input_set_id)
     )

@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 
 #: reason of an input set whose headers name two patients; it never goes on.
 TWO_PATIENTS = "two_patients"
+#: reason of an input set of the same images as the one before, which a person asked for.
+RUN_AGAIN = "run_again"
+#: reason of an input set that was retracted while a destination did not take the note about it.
+RETRACTION_NOT_TAKEN = "retraction_not_taken"
 
 
 class InputSetUnknown(LookupError):
@@ -46,12 +50,18 @@ class InputSetStatus:
 
 
 def create_input_set(
-    catalogue: Catalogue, input_set: InputSet, *, failure: Failure | None = None, now: datetime | None = None
+    catalogue: Catalogue,
+    input_set: InputSet,
+    *,
+    failure: Failure | None = None,
+    reason: str = "",
+    now: datetime | None = None,
 ) -> bool:
     """Make the input set, ASSEMBLED (or at once FAILED), and take its instances off the waiting list.
 
-    Returns False and changes nothing when it is there already, or when another process has made another set of this
-    study since `input_set.predecessor_id` was looked up.
+    reason: why there is another one of the same images; "" where images came. Returns False and changes nothing when it
+    is there already, or when another process has made another set of this study since `input_set.predecessor_id` was
+    looked up.
     """
     at = now or utc_now()
     with catalogue.writing() as session:
@@ -66,7 +76,7 @@ def create_input_set(
             "completed_by": input_set.completed_by,
             "predecessor_id": input_set.predecessor_id,
             "state": InputSetState.ASSEMBLED,
-            "reason": "",
+            "reason": reason,
             "detail": "",
             "created_at": at,
             "changed_at": at,
@@ -80,10 +90,10 @@ def create_input_set(
             [{"input_set_id": input_set.input_set_id, "sop_instance_uid": uid} for uid in uids],
         )
         mark_use(session, uids, InstanceUse.INPUT)
-        session.add(_change(input_set.input_set_id, InputSetState.ASSEMBLED, "", "", at))
+        session.add(_change(input_set.input_set_id, InputSetState.ASSEMBLED, reason, "", at))
         if failure is not None:
             created = _require_row(session, input_set.input_set_id)
-            _enter(session, created, InputSetState.FAILED, failure.reason, failure.detail, at)
+            enter_state(session, created, InputSetState.FAILED, failure.reason, failure.detail, at)
     log.info(
         "input_set_created",
         extra={
@@ -122,7 +132,7 @@ def change_state(
                 "two patients share the study; correct it in the PACS and send each under its own Study Instance UID",
                 reason=TWO_PATIENTS,
             )
-        _enter(session, row, after, reason, detail, now or utc_now())
+        enter_state(session, row, after, reason, detail, now or utc_now())
     log.info(
         "input_set_changed",
         extra={"input_set_id": input_set_id, "before": before.value, "after": after.value, "reason": reason},
@@ -209,7 +219,10 @@ def _require_row(session: Session, input_set_id: str) -> InputSetRow:
     return row
 
 
-def _enter(session: Session, row: InputSetRow, after: InputSetState, reason: str, detail: str, at: datetime) -> None:
+def enter_state(
+    session: Session, row: InputSetRow, after: InputSetState, reason: str, detail: str, at: datetime
+) -> None:
+    """Bring a locked row to a state that the caller has made sure of, with a line in its history."""
     row.state, row.reason, row.detail, row.changed_at = after, reason, detail, at
     session.add(_change(row.input_set_id, after, reason, detail, at))
 

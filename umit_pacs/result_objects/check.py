@@ -8,19 +8,24 @@ from io import BytesIO
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    BasicTextSRStorage,
     Comprehensive3DSRStorage,
     EnhancedSRStorage,
     ExplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
 )
 
 from umit_pacs.errors import ResultInvalid
 from umit_pacs.result_objects.provenance import SERIES_NUMBERS
+from umit_pacs.result_objects.rejection_note import TITLES
 
 #: Longer than any page or report that this code can write.
 MAXIMUM_OBJECT_BYTES = 64 * 1024**2
 
-_DOCUMENTS = frozenset({EnhancedSRStorage, Comprehensive3DSRStorage})
+_DOCUMENTS = frozenset({BasicTextSRStorage, EnhancedSRStorage, Comprehensive3DSRStorage})
+#: What names other objects, and has to list them as evidence.
+_NAMING = _DOCUMENTS | {KeyObjectSelectionDocumentStorage}
 _REQUIRED = (
     "SOPClassUID",
     "SOPInstanceUID",
@@ -46,6 +51,7 @@ _DOCUMENT_FLAGS = {
 }
 _PICTURE_FLAGS = {"BurnedInAnnotation": "YES", "ConversionType": "WSD", "PhotometricInterpretation": "RGB"}
 _DRAFT_MARK = "AI DRAFT"
+_REJECTIONS = frozenset(title.value for title in TITLES.values())
 
 
 def check_object(content: bytes, *, study_instance_uid: str, source_instances: Collection[str]) -> Dataset:
@@ -90,15 +96,25 @@ def _uid_faults(ds: Dataset) -> Iterator[str]:
             yield from (f"{element.keyword} is not a valid UID" for uid in values if not pydicom.uid.UID(uid).is_valid)
 
 
-def _element_faults(ds: Dataset) -> Iterator[str]:
-    """Every UID is one, and no text holds what would end a value or change its character set."""
-    for element in ds.iterall():
-        if element.VR == "UI":
-            yield from (f"{element.keyword} is not a valid UID" for uid in _values(element) if not UID(uid).is_valid)
-        elif element.VR in _TEXTS:
-            controls = _LINE_CONTROLS if element.VR in _TEXTS_OF_SEVERAL_LINES else _CONTROLS
-            if any(controls.search(str(value)) for value in _values(element)):
-                yield f"{element.keyword} holds a control character"
+def _flag_faults(ds: Dataset) -> Iterator[str]:
+    if not str(ds.get("SeriesDescription") or "").startswith(_DRAFT_MARK):
+        yield f"SeriesDescription does not start with {_DRAFT_MARK}"
+    if ds.get("SOPClassUID") in _DOCUMENTS:
+        expected = _DOCUMENT_FLAGS
+    elif ds.get("SOPClassUID") == SecondaryCaptureImageStorage:
+        expected = _PICTURE_FLAGS
+        if list(ds.get("ImageType") or [])[:2] != ["DERIVED", "SECONDARY"]:
+            yield "ImageType is not DERIVED, SECONDARY"
+        if len(ds.get("PixelData") or b"") != 3 * int(ds.get("Rows") or 0) * int(ds.get("Columns") or 0):
+            yield "PixelData has not the size of the picture"
+    elif ds.get("SOPClassUID") == KeyObjectSelectionDocumentStorage:
+        expected = {"Modality": "KO"}
+    else:
+        expected = {}
+        yield f"SOP class {ds.get('SOPClassUID')} is none of a result"
+    for keyword, value in expected.items():
+        if ds.get(keyword) != value:
+            yield f"{keyword} is not {value}"
 
 
 def _reference_faults(ds: Dataset, source_instances: Collection[str]) -> Iterator[str]:
@@ -106,7 +122,7 @@ def _reference_faults(ds: Dataset, source_instances: Collection[str]) -> Iterato
     named = {str(element.value) for element in ds.iterall() if element.keyword == "ReferencedSOPInstanceUID"}
     if strangers := named - set(source_instances):
         yield f"{len(strangers)} references name images outside the input set"
-    if ds.get("SOPClassUID") not in _DOCUMENTS:
+    if ds.get("SOPClassUID") not in _NAMING:
         return
     in_content = {
         str(element.value)
@@ -123,6 +139,8 @@ def _reference_faults(ds: Dataset, source_instances: Collection[str]) -> Iterato
     if in_content - listed:
         yield "the content names images that are not listed as evidence"
     yield from _group_faults(ds)
+    if _code(ds) in _REJECTIONS and not set(source_instances) == in_content == listed:
+        yield "a rejection note names other objects than those that it rejects"
 
 
 def _group_faults(ds: Dataset) -> Iterator[str]:

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from umit_pacs.faults import FaultOutcome, GuardCheck
 from umit_pacs.handoffs import CompletionReason, ObjectKind
 from umit_pacs.states import DeliveryState, InputSetState, RetireBy
 
@@ -104,6 +105,8 @@ class Table(DeclarativeBase):
         DeliveryState: _word(DeliveryState, "state"),
         ObjectKind: _word(ObjectKind, "kind"),
         RetireBy: _word(RetireBy, "retire_by"),
+        GuardCheck: _word(GuardCheck, "guard_check"),
+        FaultOutcome: _word(FaultOutcome, "outcome"),
     }
 
 
@@ -234,6 +237,35 @@ class FindingsRow(Table):
     input_set_id: Mapped[InputSetId] = mapped_column(ForeignKey("input_sets.input_set_id"), primary_key=True)
     payload: Mapped[Words] = mapped_column(comment="handoffs.Findings as JSON")
     found_at: Mapped[Time]
+
+
+class GuardingRow(Table):
+    """That the answers about an input set were guarded, and whether its images could be searched for writing."""
+
+    __tablename__ = "guardings"
+
+    input_set_id: Mapped[InputSetId] = mapped_column(ForeignKey("input_sets.input_set_id"), primary_key=True)
+    images_read: Mapped[int]
+    why_not_read: Mapped[Name] = mapped_column(comment="stable word; empty: every chosen image was searched")
+    guarded_at: Mapped[Time]
+
+
+class FaultRow(Table):
+    """One fault that the guard found: words and places, never the text of an answer or an image."""
+
+    __tablename__ = "faults"
+
+    fault_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    input_set_id: Mapped[InputSetId] = mapped_column(ForeignKey("guardings.input_set_id"), index=True)
+    guard_check: Mapped[GuardCheck]
+    reason: Mapped[Name]
+    outcome: Mapped[FaultOutcome]
+    result_index: Mapped[int | None] = mapped_column(comment="0-based position in the findings; null: of an image")
+    sentence_index: Mapped[int | None] = mapped_column(comment="0-based in the answer; null: the whole answer")
+    subjects: Mapped[Words] = mapped_column(comment="keys of findings, diseases or regions, JSON list")
+    sop_instance_uid: Mapped[UID | None] = mapped_column(comment="of an image")
+    frame_number: Mapped[int | None] = mapped_column(comment="1-based, of a multi-frame image")
+    box_px: Mapped[Words] = mapped_column(comment="left, top, right, bottom in source pixels, JSON list or null")
 
 
 class ResultObjectRow(Table):

@@ -20,6 +20,7 @@ from umit_pacs.cli import (
     profiles,
     rules,
     studies,
+    templates,
     versions,
 )
 from umit_pacs.cli.options import error_console
@@ -41,6 +42,7 @@ for group in (
     versions,
     rules,
     profiles,
+    templates,
     peers,
     models,
     bench,

@@ -24,6 +24,7 @@ from umit_pacs.store.database import open_catalogue
 from umit_pacs.store.peers import Peer, peers
 from umit_pacs.store.rules import current_rules
 from umit_pacs.umit_model.checkpoint import find_checkpoint, verify
+from umit_pacs.vocabulary import read_templates
 
 ECHO_TIMEOUTS = NetworkTimeouts(connect_s=5.0, response_s=5.0)
 #: Enhanced SR, Comprehensive 3D SR, Secondary Capture: what every peer of results must take.
@@ -50,7 +51,16 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run every check in turn; one that fails never stops the next."""
-    for check in (check_store, check_catalogue, check_listener, check_peers, check_rules, check_checkpoint, check_font):
+    for check in (
+        check_store,
+        check_catalogue,
+        check_listener,
+        check_peers,
+        check_rules,
+        check_templates,
+        check_checkpoint,
+        check_font,
+    ):
         yield from _guarded(check, settings)
 
 
@@ -208,6 +218,22 @@ def check_rules(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding(check="rules", is_ok=True, detail=f"version {published.version} is in force")
+
+
+def check_templates(settings: Settings) -> Iterator[Finding]:
+    """The SR templates and phrases, with everything that is wrong with them."""
+    folder = settings.compose.templates_folder
+    library, problems = read_templates(folder)
+    if library is None:
+        yield Finding(
+            check="templates",
+            is_ok=False,
+            detail="\n".join(map(str, problems)),
+            way_out="Correct them; a node that runs keeps what it started with, and would not start again.",
+        )
+    else:
+        detail = f"{len(library.templates)} templates, {'the shipped ones' if folder is None else folder}"
+        yield Finding(check="templates", is_ok=True, detail=detail)
 
 
 def check_checkpoint(settings: Settings) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from umit_pacs.cli.options import ConfigOption, JSONOption, console, print_json, settings_from
@@ -27,8 +28,7 @@ def doctor(config: ConfigOption = None, as_json: JSONOption = False) -> None:
         table = Table(show_header=False, box=None, pad_edge=False)
         for finding in findings:
             sign = "[green]✓[/]" if finding.is_ok else "[bold red]✗[/]"
-            table.add_row(
-                sign, finding.check, finding.detail + (f"\n[bold]→ {finding.way_out}[/]" if finding.way_out else "")
-            )
+            way_out = f"\n[bold]→ {escape(finding.way_out)}[/]" if finding.way_out else ""
+            table.add_row(sign, finding.check, escape(finding.detail) + way_out)
         console.print(table)
     raise typer.Exit(0 if all(finding.is_ok for finding in findings) else 1)

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from umit_pacs.logs import configure_logging
+from umit_pacs.node.kept_templates import keep_templates
 from umit_pacs.node.lifecycle import READY, prepare_catalogue
 from umit_pacs.settings import ServeSettings, Settings
 
@@ -61,6 +62,7 @@ def serve(settings: Settings, processes: Sequence[ProcessPlan] | None = None) ->
     """Run receive, work, deliver and schedule until SIGTERM or SIGINT; the exit status for the shell."""
     configure_logging(settings.serve.log_format, settings.serve.log_level, "serve")
     prepare_catalogue(settings)
+    settings = keep_templates(settings)
     return Supervisor(settings, processes if processes is not None else plans(settings)).run()
 
 

@@ -4,7 +4,13 @@ One file per template. The keys of findings, landmarks and classes are the words
 records and reports share. `docs/templates.md` says how to write one.
 """
 
-from umit_pacs.vocabulary.loading import Problem, load_phrases, load_templates, read_templates
+from umit_pacs.vocabulary.loading import (
+    SHIPPED_FOLDER,
+    Problem,
+    load_phrases,
+    load_templates,
+    read_templates,
+)
 from umit_pacs.vocabulary.records import (
     ClassTerm,
     Coding,
@@ -22,6 +28,7 @@ from umit_pacs.vocabulary.records import (
 from umit_pacs.vocabulary.words import Phrases, Words
 
 __all__ = [
+    "SHIPPED_FOLDER",
     "ClassTerm",
     "Coding",
     "FindingTerm",

@@ -24,7 +24,7 @@ from umit_pacs.vocabulary.records import Coding, Record, SRTemplate, TemplateLib
 from umit_pacs.vocabulary.toml_lines import KeyPath, key_lines
 from umit_pacs.vocabulary.words import Phrases
 
-SHIPPED = Path(str(resources.files("sr_templates")))
+SHIPPED_FOLDER = Path(str(resources.files("sr_templates")))
 _TERMS, _CODES, _PHRASES = "shared/terms.toml", "shared/codes.toml", "phrases/draft.toml"
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
@@ -75,7 +75,7 @@ def load_phrases(folder: Path | None = None) -> Phrases:
 
 def read_templates(folder: Path | None = None) -> tuple[TemplateLibrary | None, tuple[Problem, ...]]:
     """The library, None when anything is wrong, and everything that is."""
-    reader = _Reader(folder or SHIPPED)
+    reader = _Reader(folder or SHIPPED_FOLDER)
     library = reader.library()
     problems = tuple(dict.fromkeys(reader.problems))
     return (None, problems) if problems else (library, ())
@@ -86,15 +86,16 @@ class _Document:
     """One TOML file that could be read."""
 
     file: str
+    text: str
     content: dict[str, Any]
-    lines: dict[KeyPath, int]
 
     def has(self, path: KeyPath) -> bool:
-        return path in self.lines
+        return path in key_lines(self.text)
 
     def line_of(self, path: KeyPath) -> int:
         """Where a key stands, else the table that it is missing from."""
-        return next((self.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.lines), 1)
+        lines = key_lines(self.text)
+        return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), 1)
 
 
 class _Reader:
@@ -107,7 +108,10 @@ class _Reader:
 
     def library(self) -> TemplateLibrary | None:
         """The templates and phrases that could be read; it counts only when no problem was found."""
-        accepted = [*self._accepted_codes(SHIPPED), *self._accepted_codes(self._folder)]
+        if not self._folder.is_dir():
+            self.problems.append(Problem(file=str(self._folder), line=1, key="", message="is no folder: make it"))
+            return None
+        accepted = [code for folder in {SHIPPED_FOLDER, self._folder} for code in self._accepted_codes(folder)]
         found: list[tuple[SRTemplate, _Document]] = []
         paths = sorted(self._folder.glob("*.toml"), key=lambda path: (path.stem == "general", path.stem))
         for path in paths:
@@ -149,7 +153,7 @@ class _Reader:
 
     def _phrases(self) -> Phrases:
         """The shipped phrases with the folder's own in their place."""
-        shipped = self._texts(self._document(_PHRASES, SHIPPED))
+        shipped = self._texts(self._document(_PHRASES, SHIPPED_FOLDER))
         own_document = self._document(_PHRASES)
         own = self._texts(own_document)
         for place, message in mistakes_in_phrases(own, shipped):
@@ -170,10 +174,10 @@ class _Reader:
     def _document(self, name: str, folder: Path | None = None) -> _Document | None:
         """A file of `folder`, of the folder that is read when None; the shipped one where it has none."""
         path = (folder or self._folder) / name
-        path = path if path.exists() else SHIPPED / name
+        path = path if path.exists() else SHIPPED_FOLDER / name
         try:
             text = path.read_text(encoding="utf-8")
-            return _Document(file=name, content=tomllib.loads(text), lines=key_lines(text))
+            return _Document(file=name, text=text, content=tomllib.loads(text))
         except (OSError, UnicodeDecodeError) as exc:
             self.problems.append(Problem(file=name, line=1, key="", message=f"cannot be read as UTF-8 text ({exc})"))
         except tomllib.TOMLDecodeError as exc:

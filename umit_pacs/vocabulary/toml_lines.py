@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import lru_cache
 
 #: keys and indices from the top of the document, as pydantic names places.
 KeyPath = tuple[str | int, ...]
@@ -20,6 +21,7 @@ _TOKEN = re.compile(
 )
 
 
+@lru_cache(maxsize=16)
 def key_lines(text: str) -> dict[KeyPath, int]:
     """The 1-based line where each key, table and array item of a valid TOML text begins, by its path.
 

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 
@@ -368,3 +370,41 @@ def test_a_running_node_keeps_the_templates_that_it_started_with(folder, tmp_pat
     with pytest.raises(InvalidConfiguration, match=r"brain_mr\.toml:\d+: findings"):
         keep_templates(settings)
     assert [path.name for path in (tmp_path / "store" / "templates").iterdir()] == [kept.compose.templates_folder.name]
+
+
+def test_a_node_refuses_to_start_with_a_broken_folder(folder, tmp_path):
+    line = edit(folder, *MISTAKES["a dangling site"][:3])
+    config = configuration(tmp_path, folder)
+    ended = subprocess.run(
+        [sys.executable, "-m", "umit_pacs", "serve", "--config", config],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert f"brain_mr.toml:{line}: findings.white_matter_lesion.site: " in ended.stderr
+
+
+def test_rules_know_the_templates_of_the_folder(folder, tmp_path):
+    text = (folder / "general.toml").read_text(encoding="utf-8")
+    hand = text.replace('key = "general"', 'key = "hand"').replace("= []", '= ["CR"]\nbody_parts = ["HAND"]')
+    (folder / "hand.toml").write_text(hand, encoding="utf-8")
+    rules = tmp_path / "rules.toml"
+    rules.write_text(
+        '[[rules]]\nname = "hands"\nmatches_everything = true\n[rules.action]\nreport = true\nmode = "shadow"\ntemplate = "hand"\n',
+        encoding="utf-8",
+    )
+    config = configuration(tmp_path, folder)
+    assert CliRunner().invoke(app, ["rules", "check", str(rules), "--config", str(config)]).exit_code == 0
+    refused = CliRunner().invoke(app, ["rules", "check", str(rules)])
+    assert isinstance(refused.exception, InvalidConfiguration)
+    assert "hand" in refused.exception.detail
+    assert load_templates(folder).for_series("CR", "HAND").key == "hand"
+
+
+def configuration(folder, templates_folder):
+    """A node.toml that names the templates folder."""
+    path = folder / "node.toml"
+    path.write_text(
+        f'[store]\nfolder = "{folder / "store"}"\n[compose]\ntemplates_folder = "{templates_folder}"\n',
+        encoding="utf-8",
+    )
+    return path

@@ -61,8 +61,8 @@ def plans(settings: Settings) -> tuple[ProcessPlan, ...]:
 def serve(settings: Settings, processes: Sequence[ProcessPlan] | None = None) -> int:
     """Run receive, work, deliver and schedule until SIGTERM or SIGINT; the exit status for the shell."""
     configure_logging(settings.serve.log_format, settings.serve.log_level, "serve")
-    prepare_catalogue(settings)
     settings = keep_templates(settings)
+    prepare_catalogue(settings)
     return Supervisor(settings, processes if processes is not None else plans(settings)).run()
 
 

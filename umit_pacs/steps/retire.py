@@ -147,7 +147,9 @@ def _provenance(retirer: Retirer, status: InputSetStatus, group: _Group, header:
         source=_source(header, input_set(retirer.catalogue, status.input_set_id).study_instance_uid, status.changed_at),
         model=model,
         uids=uids,
-        words=load_phrases().in_language(decision.language if decision is not None else Language.ENGLISH),
+        words=load_phrases(retirer.settings.templates_folder).in_language(
+            decision.language if decision is not None else Language.ENGLISH
+        ),
         institution_name=retirer.settings.institution_name,
         device_serial_number=retirer.settings.device_serial_number,
         predecessor=group.results,

@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# The peers of demo and tests, the checkers, a font with Chinese glyphs, PostgreSQL for the tests, a browser for OHIF.
-DEBIAN_PACKAGES := dcmtk orthanc orthanc-dicomweb dicom3tools fonts-noto-cjk postgresql strace chromium
+# The peers of demo and tests, the checkers, a font with Chinese glyphs, a program that reads writing, PostgreSQL for the tests, a browser for OHIF.
+DEBIAN_PACKAGES := dcmtk orthanc orthanc-dicomweb dicom3tools fonts-noto-cjk postgresql strace pixelmed-apps poppler-utils qpdf tesseract-ocr tesseract-ocr-eng tesseract-ocr-chi-sim chromium
 
 .PHONY: help venv system demo test lint bench checkpoint clean
 

@@ -498,7 +498,7 @@ def test_the_same_images_by_other_rules_stand_beside_the_first(tmp_path):
 def test_an_unknown_profile_is_an_error_of_the_configuration(composed):
     run, _ = composed
     with pytest.raises(InvalidConfiguration, match="universal"):
-        replace(run, decision=replace(run.decision, profile="pdf")).compose()
+        replace(run, decision=replace(run.decision, profile="ward")).compose()
 
 
 def test_a_configured_institution_and_root_are_used(tmp_path):

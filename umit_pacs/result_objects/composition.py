@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydicom.dataset import Dataset
+
+from umit_pacs.handoffs import FrameReference
+from umit_pacs.lesion_masks import RegionMasks
 from umit_pacs.result_objects.draft import Draft
 from umit_pacs.result_objects.fonts import find_fonts
 from umit_pacs.result_objects.pages import FrameSource, Page, PageMaker, render_pages
@@ -19,6 +24,12 @@ class Composition:
     made: Provenance
     settings: ComposeSettings
     frame_source: FrameSource
+    #: the header of a frame's instance.
+    header_of: Callable[[FrameReference], Dataset]
+    #: centre and width, in modality values, of the window that the model saw a CT frame through; None for others.
+    window_of: Callable[[FrameReference], tuple[float, float] | None]
+    #: what the boxes in volumes hold; empty where no destination gets segmentations.
+    masks: RegionMasks
 
     def pages(self) -> tuple[Page, ...]:
         """The draft's pages. Raises InvalidConfiguration when a font is missing."""

@@ -71,6 +71,21 @@ class Marking:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CodedAnswer:
+    """What was asked and answered without marking a region."""
+
+    question: Coding
+    #: both in the draft's language.
+    question_text: str
+    answer_text: str
+    #: None: the answer is text only.
+    answer: Coding | None = None
+    #: 0..1 that the answer holds; None where that is not known.
+    confidence: float | None
+    frames: tuple[FrameReference, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
     """The whole draft; its first section starts with the banner."""
 
@@ -88,6 +103,8 @@ class Draft:
     key_frames: tuple[FrameReference, ...]
     #: the templates and phrases that it is worded with.
     templates: tuple[TemplateIdentity, ...]
+    #: what is stated without a marked region.
+    answers: tuple[CodedAnswer, ...] = ()
 
     def section(self, kind: SectionKind) -> DraftSection:
         return next(section for section in self.sections if section.kind is kind)

@@ -7,6 +7,8 @@ the confidence stands one level deeper, as a property of the finding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import highdicom.sr
 import numpy as np
 from highdicom.sr import GraphicTypeValues, RelationshipTypeValues
@@ -63,21 +65,22 @@ def measurement_report(draft: Draft, made: Provenance) -> Dataset:
 
 
 def _root(draft: Draft, frames: tuple[FrameReference, ...], made: Provenance) -> Dataset:
-    modalities = dict.fromkeys(made.source.series_of(frame.series_instance_uid).modality for frame in frames)
-    procedures = dict.fromkeys(_PROCEDURES.get(modality, codes.cid100.ImagingProcedure) for modality in modalities)
-    items = [*language_item(made.words), *observation_context(made)]
-    items += [
-        highdicom.sr.CodeContentItem(
-            name=codes.DCM.ProcedureReported,
-            value=procedure,
-            relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD,
-        )
-        for procedure in procedures
-    ]
+    items = [*language_item(made.words), *observation_context(made), *procedure_items(frames, made)]
     items.append(_image_library(frames))
     groups = [group for marking in draft.markings for group in _group(marking, made)]
     items.append(container(codes.DCM.ImagingMeasurements, groups))
     return container(codes.cid7021.ImagingMeasurementReport, items, template_id="1500")
+
+
+def procedure_items(frames: Iterable[FrameReference], made: Provenance) -> Iterator[Dataset]:
+    """Procedure reported (CID 100), one for each modality of the frames."""
+    modalities = dict.fromkeys(made.source.series_of(frame.series_instance_uid).modality for frame in frames)
+    for procedure in dict.fromkeys(_PROCEDURES.get(one, codes.cid100.ImagingProcedure) for one in modalities):
+        yield highdicom.sr.CodeContentItem(
+            name=codes.DCM.ProcedureReported,
+            value=procedure,
+            relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD,
+        )
 
 
 def _image_library(frames: tuple[FrameReference, ...]) -> Dataset:
@@ -143,16 +146,19 @@ def outline_xy_px(marking: Marking) -> NDArray[np.float64]:
 
 
 def _add_certainty(group: Dataset, confidence: float) -> None:
+    for item in group.ContentSequence:
+        if item.ConceptNameCodeSequence[0].CodeValue == codes.DCM.Finding.value:
+            item.ContentSequence = highdicom.sr.ContentSequence([certainty_item(confidence)], is_sr=True)
+
+
+def certainty_item(confidence: float) -> Dataset:
     """Certainty of Finding in percent as a property of the finding, as in the CAD templates (TID 4104)."""
-    certainty = highdicom.sr.NumContentItem(
+    return highdicom.sr.NumContentItem(
         name=_CERTAINTY,
         value=round(confidence * 100, 1),
         unit=codes.UCUM.Percent,
         relationship_type=RelationshipTypeValues.HAS_PROPERTIES,
     )
-    for item in group.ContentSequence:
-        if item.ConceptNameCodeSequence[0].CodeValue == codes.DCM.Finding.value:
-            item.ContentSequence = highdicom.sr.ContentSequence([certainty], is_sr=True)
 
 
 def _comment(marking: Marking, made: Provenance) -> str:

@@ -30,13 +30,14 @@ from umit_pacs.result_objects.text_flow import (
 from umit_pacs.vocabulary import Words
 
 WIDTH_PX, HEIGHT_PX = 1280, 960
-_BANNER_PX, _BANNER_FONT_PX = 76, 46
+#: height of the bar over every page
+BANNER_PX, _BANNER_FONT_PX = 76, 46
 _FOOTER_PX = 40
 _GAP_PX = 20
 _PICTURE_WIDTH_PX = 660
 _COLUMN_WIDTH_PX = WIDTH_PX - _PICTURE_WIDTH_PX - 3 * _GAP_PX
 _CAPTION_PX = 30
-_TOP_PX = _BANNER_PX + _GAP_PX
+_TOP_PX = BANNER_PX + _GAP_PX
 _COLUMN_HEIGHT_PX = HEIGHT_PX - _TOP_PX - _FOOTER_PX - _GAP_PX
 _BACKGROUND, _BANNER, _WHITE, _FAINT = (18, 20, 23), (176, 0, 32), (255, 255, 255), (154, 160, 166)
 #: A picture is never made smaller for the sake of text.
@@ -152,8 +153,8 @@ def _draw_rows(canvas: ImageDraw.ImageDraw, rows: list[Row], left: int, top: int
 
 
 def _draw_banner(canvas: ImageDraw.ImageDraw, number: int, count: int, maker: PageMaker) -> None:
-    canvas.rectangle((0, 0, WIDTH_PX, _BANNER_PX), fill=_BANNER)
-    middle = _BANNER_PX / 2
+    canvas.rectangle((0, 0, WIDTH_PX, BANNER_PX), fill=_BANNER)
+    middle = BANNER_PX / 2
     # In the middle: viewers write over the corners.
     font = maker.fonts.bold(_BANNER_FONT_PX)
     canvas.text((WIDTH_PX / 2, middle), maker.draft.banner, font=font, fill=_WHITE, anchor="mm")
@@ -190,17 +191,16 @@ def _draw_key_frame(
     left = _GAP_PX + (_PICTURE_WIDTH_PX - size_px[0]) // 2
     page.paste(picture, (left, _TOP_PX))
     canvas.rectangle((left - 1, _TOP_PX - 1, left + size_px[0], _TOP_PX + size_px[1]), outline=(60, 64, 67))
-    caption = _caption(frame, maker)
+    caption = caption_of(frame, maker.draft, maker.source, maker.words)
     below = _TOP_PX + size_px[1] + _CAPTION_PX / 2 + 2
     canvas.text((_GAP_PX, below), caption, font=maker.fonts.regular(SMALL_PX), fill=_FAINT, anchor="lm")
 
 
-def _caption(frame: FrameReference, maker: PageMaker) -> str:
-    series = maker.source.series_of(frame.series_instance_uid).number or "?"
-    text = maker.words("pages.of_image", series=series, image=maker.source.image_number(frame))
-    elsewhere = [
-        marking for marking in maker.draft.markings if marking.key_frame not in maker.draft.key_frames[:MOST_PICTURES]
-    ]
-    if elsewhere and frame == maker.draft.key_frames[0]:
-        text += ". " + maker.words("pages.not_marked_here", count=len(elsewhere))
+def caption_of(frame: FrameReference, draft: Draft, source: SourceStudy, words: Words) -> str:
+    """Where a key image comes from; the first one says how many regions are on no picture."""
+    series = source.series_of(frame.series_instance_uid).number or "?"
+    text = words("pages.of_image", series=series, image=source.image_number(frame))
+    elsewhere = [marking for marking in draft.markings if marking.key_frame not in draft.key_frames[:MOST_PICTURES]]
+    if elsewhere and frame == draft.key_frames[0]:
+        text += ". " + words("pages.not_marked_here", count=len(elsewhere))
     return text

@@ -7,9 +7,28 @@ from collections.abc import Mapping, Sequence
 from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.handoffs import ObjectKind, RoutingDecision
 
+_UNIVERSAL = (ObjectKind.TEXT_REPORT, ObjectKind.MEASUREMENT_REPORT, ObjectKind.SECONDARY_CAPTURE)
+
 #: The shipped profiles.
 PROFILES: dict[str, tuple[ObjectKind, ...]] = {
-    "universal": (ObjectKind.TEXT_REPORT, ObjectKind.MEASUREMENT_REPORT, ObjectKind.SECONDARY_CAPTURE),
+    "universal": _UNIVERSAL,
+    # IHE AI Results: what machines read.
+    "air": (
+        ObjectKind.TEXT_REPORT,
+        ObjectKind.MEASUREMENT_REPORT,
+        ObjectKind.QUALITATIVE_REPORT,
+        ObjectKind.SEGMENTATION,
+        ObjectKind.KEY_OBJECTS,
+    ),
+    # Viewers from before structured reports.
+    "classic": (
+        ObjectKind.SECONDARY_CAPTURE,
+        ObjectKind.BASIC_TEXT_REPORT,
+        ObjectKind.PRESENTATION_STATE,
+        ObjectKind.KEY_OBJECTS,
+    ),
+    "pdf": (*_UNIVERSAL, ObjectKind.DOCUMENT),
+    "text-only": (ObjectKind.TEXT_REPORT,),
 }
 
 #: What takes a draft back.

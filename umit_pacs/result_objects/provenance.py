@@ -19,7 +19,7 @@ from pydicom.valuerep import PersonName, validate_value
 from umit_pacs import __version__
 from umit_pacs.errors import ResultInvalid
 from umit_pacs.handoffs import FrameReference, ModelIdentity, ObjectKind, ResultObject, TemplateIdentity
-from umit_pacs.result_objects.sources import SourceStudy
+from umit_pacs.result_objects.sources import SourceStudy, header_text
 from umit_pacs.result_objects.uids import UIDs
 from umit_pacs.vocabulary import Coding, Words
 
@@ -143,6 +143,15 @@ def new_object(sop_class_uid: str, kind: ObjectKind, number: int, modality: str,
     ds.ContributingEquipmentSequence = [_contributing_equipment(made)]
     ds.file_meta = _file_meta(ds)
     return ds
+
+
+def add_body_part(ds: Dataset, body_part: str, made: Provenance) -> None:
+    """What a general series says of the part of the body (PS3.3 C.7.3.1); "" where nobody names it."""
+    if body_part:
+        # Says that the part is not a paired one, else Laterality would be due.
+        ds.BodyPartExamined = body_part[:16]
+    if laterality := header_text(made.source.header, "Laterality"):
+        ds.Laterality = laterality
 
 
 def add_document_flags(ds: Dataset, made: Provenance) -> None:
@@ -324,12 +333,17 @@ def _by_study_and_series(study_instance_uid: str, used: list[tuple[str, str, str
         raise ResultInvalid("the study has no UID")
     study = Dataset()
     study.StudyInstanceUID = study_instance_uid
-    by_series: dict[str, Dataset] = {}
+    by_series: dict[str, list[Dataset]] = {}
     for series_uid, class_uid, instance_uid in used:
-        series = by_series.setdefault(series_uid, Dataset())
-        series.SeriesInstanceUID = series_uid
         reference = Dataset()
         reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = class_uid, instance_uid
-        series.ReferencedSOPSequence = [*series.get("ReferencedSOPSequence", []), reference]
-    study.ReferencedSeriesSequence = list(by_series.values())
+        by_series.setdefault(series_uid, []).append(reference)
+    study.ReferencedSeriesSequence = [_series_item(uid, references) for uid, references in by_series.items()]
     return [study]
+
+
+def _series_item(series_uid: str, references: list[Dataset]) -> Dataset:
+    item = Dataset()
+    item.SeriesInstanceUID = series_uid
+    item.ReferencedSOPSequence = references
+    return item

@@ -10,9 +10,9 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from umit_pacs.handoffs import FrameReference, ObjectKind
 from umit_pacs.result_objects.draft import Draft
+from umit_pacs.result_objects.frame_headers import image_reference
 from umit_pacs.result_objects.pages import Page
-from umit_pacs.result_objects.provenance import Provenance, code_item, new_object
-from umit_pacs.result_objects.sources import header_text
+from umit_pacs.result_objects.provenance import Provenance, add_body_part, code_item, new_object
 
 #: Other: no rule and no auto-routing for a modality of images picks the pages up again.
 _MODALITY = "OT"
@@ -25,11 +25,7 @@ def secondary_captures(pages: Sequence[Page], draft: Draft, made: Provenance) ->
 
 def _capture(page: Page, number: int, draft: Draft, made: Provenance) -> Dataset:
     ds = new_object(SecondaryCaptureImageStorage, ObjectKind.SECONDARY_CAPTURE, number, _MODALITY, made)
-    if draft.body_part:
-        # Says that the part is not a paired one, else Laterality would be due (PS3.3 C.7.3.1).
-        ds.BodyPartExamined = draft.body_part[:16]
-    if laterality := header_text(made.source.header, "Laterality"):
-        ds.Laterality = laterality
+    add_body_part(ds, draft.body_part, made)
     ds.ConversionType = "WSD"
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
@@ -49,10 +45,7 @@ def _capture(page: Page, number: int, draft: Draft, made: Provenance) -> Dataset
 
 
 def _source_image(frame: FrameReference) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = frame.sop_class_uid, frame.sop_instance_uid
-    if frame.frame_number is not None:
-        item.ReferencedFrameNumber = frame.frame_number
+    item = image_reference(frame)
     item.PurposeOfReferenceCodeSequence = [code_item("121322", "DCM", "Source image for image processing operation")]
     return item
 

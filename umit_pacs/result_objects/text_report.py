@@ -1,4 +1,7 @@
-"""The draft as text: Enhanced SR after TID 2000, Basic Diagnostic Imaging Report."""
+"""The draft as text: Enhanced SR or Basic Text SR after TID 2000, Basic Diagnostic Imaging Report.
+
+Its items are of the few kinds that both allow, so the two differ in their SOP class only.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import highdicom.sr
 from highdicom.sr import CodedConcept, RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import EnhancedSRStorage
+from pydicom.uid import BasicTextSRStorage, EnhancedSRStorage
 
 from umit_pacs.handoffs import ObjectKind
 from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection
@@ -23,12 +26,14 @@ from umit_pacs.result_objects.provenance import (
 from umit_pacs.result_objects.sr_content import container, image, put_content, text
 from umit_pacs.vocabulary import Words
 
+_SOP_CLASSES = {ObjectKind.TEXT_REPORT: EnhancedSRStorage, ObjectKind.BASIC_TEXT_REPORT: BasicTextSRStorage}
 
-def text_report(draft: Draft, made: Provenance) -> Dataset:
-    """The Enhanced SR object."""
-    ds = new_object(EnhancedSRStorage, ObjectKind.TEXT_REPORT, 1, "SR", made)
+
+def text_report(draft: Draft, made: Provenance, kind: ObjectKind = ObjectKind.TEXT_REPORT) -> Dataset:
+    """The document; `kind`: TEXT_REPORT, or BASIC_TEXT_REPORT for destinations that take no Enhanced SR."""
+    ds = new_object(_SOP_CLASSES[kind], kind, 1, "SR", made)
     add_document_flags(ds, made)
-    earlier = [ObjectKind.TEXT_REPORT]
+    earlier = [kind]
     if not draft.markings:
         # Nothing else of this run can name the earlier measurements as replaced.
         earlier.append(ObjectKind.MEASUREMENT_REPORT)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from umit_pacs import __version__
 from umit_pacs.faults import Guarding
 from umit_pacs.handoffs import (
+    Abstention,
     Findings,
     FrameReference,
     RoutingDecision,
@@ -21,6 +22,8 @@ from umit_pacs.handoffs import (
     TaskOrder,
     TemplateIdentity,
 )
+from umit_pacs.lesion_masks import RegionMasks
+from umit_pacs.result_objects.coded_answers import coded_answers
 from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection, LineOrigin, Marking, SectionKind
 from umit_pacs.result_objects.findings_section import capitalised, findings_lines
 from umit_pacs.result_objects.guard.lines import guard_lines
@@ -39,6 +42,7 @@ class _Material:
     words: Words
     supersedes: bool
     guarding: Guarding
+    masks: RegionMasks
     #: what the draft is worded with.
     templates: tuple[TemplateIdentity, ...]
 
@@ -51,10 +55,12 @@ def write_draft(
     *,
     supersedes: bool = False,
     guarding: Guarding | None = None,
+    masks: RegionMasks | None = None,
 ) -> Draft:
     """The draft in the decision's language; `supersedes`: an earlier draft of the study exists.
 
     guarding: what the consistency guard found; what it leaves out is listed under "Not assessed".
+    masks: of the boxes in volumes; a box that has none is listed there, too.
     """
     found = guarding or Guarding(faults=())
     words = templates.in_language(decision.language)
@@ -69,6 +75,7 @@ def write_draft(
         words=words,
         supersedes=supersedes,
         guarding=found,
+        masks=masks or {},
         templates=(*used, templates.phrases.identity),
     )
     markings = tuple(marking for one in series for read in one.results for marking in read.markings)
@@ -84,6 +91,7 @@ def write_draft(
         frames=frames,
         key_frames=key_frames(series, markings, frames),
         templates=material.templates,
+        answers=coded_answers(series, words),
     )
 
 
@@ -153,6 +161,7 @@ def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
     words = material.words
     yield from _abstention_lines(material)
     yield from guard_lines(material.guarding, material.series, material.source, words)
+    yield from _outline_lines(material)
     for exclusion in _excluded(material):
         series = material.source.series_of(exclusion.series_instance_uid)
         description = f" ({series.modality})" if series.modality else ""
@@ -186,6 +195,17 @@ def _abstention_lines(material: _Material) -> Iterator[DraftLine]:
     for reason, sentences in findings.items():
         text = words("not_assessed.findings", sentences=" ".join(sentences), reason=reason)
         yield DraftLine(text=text, origin=LineOrigin.STRUCTURED)
+
+
+def _outline_lines(material: _Material) -> Iterator[DraftLine]:
+    """The regions of which no outline could be made, and why."""
+    words = material.words
+    for marking in (marking for one in material.series for read in one.results for marking in read.markings):
+        mask = material.masks.get(marking.region)
+        if isinstance(mask, Abstention):
+            region, reason = words("findings.region", number=marking.number), words.reason(mask.reason, mask.detail)
+            text = words("not_assessed.outline", region=region, name=marking.name, reason=reason)
+            yield DraftLine(text=capitalised(text), origin=LineOrigin.STRUCTURED, frames=(marking.key_frame,))
 
 
 def _excluded(material: _Material) -> tuple[SeriesExclusion, ...]:

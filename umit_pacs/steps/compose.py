@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from umit_pacs.errors import NoUsableFrames, StudyUnusable, UndecodablePixels
+from umit_pacs.faults import Guarding
 from umit_pacs.handoffs import (
     Composed,
     Findings,
@@ -27,8 +28,10 @@ from umit_pacs.handoffs import (
     StoppedObject,
     StoredInstance,
 )
+from umit_pacs.lesion_masks import RegionMasks
 from umit_pacs.pixels.decoding_process import DecodingProcess, FrameToDecode
 from umit_pacs.pixels.headers import read_header
+from umit_pacs.pixels.region_masks import masks_of_regions
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
 from umit_pacs.result_objects.check import check_object
 from umit_pacs.result_objects.composers import COMPOSERS
@@ -61,15 +64,17 @@ def compose(
     files: PayloadFiles,
     settings: ComposeSettings,
     model_settings: ModelSettings | None = None,
+    guarding: Guarding | None = None,
 ) -> Composed:
     """Write the objects that the decision's destinations get durably; the same arguments give the same bytes.
 
     predecessor: results of the input set that this one supersedes. model_settings: bounds for decoding key images.
+    guarding: what the guard found in the answers; what it leaves out is in no object.
     An object that fails its check is stopped with its reason, and the others go on. Raises InvalidConfiguration for an
     unknown profile or a missing font.
     """
     kinds = kinds_to_compose(decision, settings.profiles)
-    run = _Run.of(input_set, decision, findings, predecessor, files, settings)
+    run = _Run.of(input_set, decision, findings, predecessor, files, settings, model_settings, guarding)
     with DecodingProcess(model_settings or ModelSettings()) as decoder:
         work = run.composition(decoder)
         outcomes = [outcome for kind in kinds for outcome in _compose_kind(kind, work, run)]
@@ -100,7 +105,7 @@ def pages_of(
     model_settings: ModelSettings | None = None,
 ) -> tuple[Page, ...]:
     """The pages of the secondary capture as pictures, without writing any object."""
-    run = _Run.of(input_set, decision, findings, (), files, settings)
+    run = _Run.of(input_set, decision, findings, (), files, settings, model_settings)
     with DecodingProcess(model_settings or ModelSettings()) as decoder:
         return run.composition(decoder).pages()
 
@@ -116,6 +121,7 @@ class _Run:
     templates: TemplateLibrary
     draft: Draft
     made: Provenance
+    masks: RegionMasks
     instances: dict[InstanceUID, StoredInstance] = field(default_factory=dict)
 
     @classmethod
@@ -127,10 +133,16 @@ class _Run:
         predecessor: tuple[ResultObject, ...],
         files: PayloadFiles,
         settings: ComposeSettings,
+        model_settings: ModelSettings | None = None,
+        guarding: Guarding | None = None,
     ) -> _Run:
         templates = load_templates(settings.templates_folder)
         source = _source_study(input_set, findings, files)
-        draft = write_draft(decision, findings, source, templates, supersedes=bool(predecessor))
+        is_segmented = ObjectKind.SEGMENTATION in kinds_to_compose(decision, settings.profiles)
+        masks = _masks(input_set, findings, files, model_settings) if is_segmented else {}
+        draft = write_draft(
+            decision, findings, source, templates, supersedes=bool(predecessor), guarding=guarding, masks=masks
+        )
         made = Provenance(
             source=source,
             model=findings.model,
@@ -149,6 +161,7 @@ class _Run:
             templates=templates,
             draft=draft,
             made=made,
+            masks=masks,
             instances={instance.sop_instance_uid: instance for instance in input_set.instances},
         )
 
@@ -158,7 +171,30 @@ class _Run:
         def frame_source(frame: FrameReference, width: int, height: int) -> NDArray[np.uint8]:
             return _render_frame(frame, width, height, decoder, self)
 
-        return Composition(draft=self.draft, made=self.made, settings=self.settings, frame_source=frame_source)
+        return Composition(
+            draft=self.draft,
+            made=self.made,
+            settings=self.settings,
+            frame_source=frame_source,
+            header_of=self.header_of,
+            window_of=self.window_of,
+            masks=self.masks,
+        )
+
+    def header_of(self, frame: FrameReference) -> Dataset:
+        """Raises NoUsableFrames when the frame is not of this input set, StudyUnusable when it cannot be read."""
+        instance = self.instances.get(frame.sop_instance_uid)
+        if instance is None:
+            raise NoUsableFrames("the frame is not of this input set")
+        return read_header(self.files.path(instance.relative_path))
+
+    def window_of(self, frame: FrameReference) -> tuple[float, float] | None:
+        """The window that the model saw a CT frame through: its values are those that a viewer has as well."""
+        if self.made.source.series_of(frame.series_instance_uid).modality != "CT":
+            return None
+        recipes = (result.grey_recipe for result in self.findings.results if frame in result.frames)
+        window = _WINDOW.fullmatch(next(recipes, "").split(";")[0])
+        return (float(window[1]), float(window[2])) if window else None
 
 
 def _compose_kind(kind: ObjectKind, work: Composition, run: _Run) -> Iterator[ResultObject | StoppedObject]:
@@ -250,6 +286,18 @@ def _source_study(input_set: InputSet, findings: Findings, files: PayloadFiles) 
         image_count=len(input_set.instances),
         composed_at=max(instance.received_at for instance in input_set.instances),
     )
+
+
+def _masks(
+    input_set: InputSet, findings: Findings, files: PayloadFiles, model_settings: ModelSettings | None
+) -> RegionMasks:
+    """What the boxes of the findings hold, in the source's voxels."""
+    paths: dict[SeriesUID, list[Path]] = {}
+    for instance in input_set.instances:
+        paths.setdefault(instance.series_instance_uid, []).append(files.path(instance.relative_path))
+    regions = [region for result in findings.results for region in result.regions]
+    with DecodingProcess(model_settings or ModelSettings()) as decoder:
+        return masks_of_regions(regions, paths, decoder)
 
 
 def _render_frame(

@@ -1,0 +1,188 @@
+"""Pages as PDF/A-2b (ISO 19005-2): each a picture, with its text over it, invisible, to be searched and copied.
+
+The text needs no font that has its glyphs, so no font's licence is touched and Chinese costs nothing: it is set in
+`blank.ttf`, a font of 480 bytes whose one glyph is empty, as OCR programs do. The file has no clock and no random
+number in it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from io import BytesIO
+from xml.sax.saxutils import escape
+
+import pydyf
+from PIL import Image, ImageCms
+
+#: Of every glyph of blank.ttf, as a share of the font's size.
+_ADVANCE = 0.5
+#: Every code stands for the glyph with this number.
+_GLYPH = b"\x00\x01"
+_TO_UNICODE = b"""/CIDInit /ProcSet findresource begin 12 dict begin begincmap
+/CIDSystemInfo << /Registry (Adobe) /Ordering (UCS) /Supplement 0 >> def
+/CMapName /Adobe-Identity-UCS def /CMapType 2 def
+1 begincodespacerange <0000> <FFFF> endcodespacerange
+1 beginbfrange <0000> <FFFF> <0000> endbfrange
+endcmap CMapName currentdict /CMap defineresource pop end end"""
+_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:pdfaid="http://www.aiim.org/pdfa/ns/id/" xmlns:dc="http://purl.org/dc/elements/1.1/"
+ xmlns:xmp="http://ns.adobe.com/xap/1.0/">
+<pdfaid:part>2</pdfaid:part><pdfaid:conformance>B</pdfaid:conformance>
+<dc:title><rdf:Alt><rdf:li xml:lang="x-default">{title}</rdf:li></rdf:Alt></dc:title>
+<dc:language><rdf:Bag><rdf:li>{language}</rdf:li></rdf:Bag></dc:language>
+<xmp:CreateDate>{made_at}</xmp:CreateDate><xmp:ModifyDate>{made_at}</xmp:ModifyDate>
+</rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="w"?>"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlacedText:
+    """One line of text as it stands on a page, in points from the page's top left corner."""
+
+    text: str
+    left_pt: float
+    baseline_pt: float
+    width_pt: float
+    size_pt: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PDFPage:
+    #: RGB, fills the page.
+    image: Image.Image
+    texts: tuple[PlacedText, ...]
+
+
+def write_pdf(
+    pages: Sequence[PDFPage], size_pt: tuple[float, float], *, title: str, language: str, made_at: datetime
+) -> bytes:
+    """The file; the same arguments give the same bytes. size_pt: width and height of every page in points."""
+    pdf = pydyf.PDF()
+    font = _add_font(pdf)
+    for page in pages:
+        _add_page(pdf, page, size_pt, font)
+    xmp = _XMP.format(title=escape(title), language=language, made_at=made_at.isoformat(timespec="seconds"))
+    # Not compressed, so that any program finds it (ISO 19005-2 6.6.2.1).
+    metadata = pydyf.Stream([xmp.encode("utf-8")], {"Type": "/Metadata", "Subtype": "/XML"})
+    pdf.add_object(metadata)
+    pdf.catalog["Metadata"] = metadata.reference
+    pdf.catalog["Lang"] = pydyf.String(language)
+    pdf.catalog["OutputIntents"] = pydyf.Array([_add_output_intent(pdf)])
+    pdf.catalog["ViewerPreferences"] = pydyf.Dictionary({"DisplayDocTitle": "true"})
+    content = BytesIO()
+    pdf.write(content, identifier=True)
+    return content.getvalue()
+
+
+def _add(pdf: pydyf.PDF, item: pydyf.Object) -> bytes:
+    pdf.add_object(item)
+    reference: bytes = item.reference
+    return reference
+
+
+def _deflated(content: bytes, **extra: object) -> pydyf.Stream:
+    return pydyf.Stream([zlib.compress(content)], {"Filter": "/FlateDecode", **extra})
+
+
+def _add_output_intent(pdf: pydyf.PDF) -> pydyf.Dictionary:
+    """What the device's colours mean: sRGB (ISO 19005-2 6.2.3)."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    # ICC.1 7.2: when the profile was made, 12 bytes from 24 on.
+    profile[24:36] = b"".join(value.to_bytes(2, "big") for value in (2026, 1, 1, 0, 0, 0))
+    return pydyf.Dictionary(
+        {
+            "Type": "/OutputIntent",
+            "S": "/GTS_PDFA1",
+            "OutputConditionIdentifier": pydyf.String("sRGB IEC61966-2.1"),
+            "DestOutputProfile": _add(pdf, _deflated(bytes(profile), N=3)),
+        }
+    )
+
+
+def _add_font(pdf: pydyf.PDF) -> bytes:
+    """A composite font whose codes are UTF-16 and whose glyphs are all the blank one (ISO 32000-1 9.7)."""
+    file = resources.files("umit_pacs.result_objects").joinpath("blank.ttf").read_bytes()
+    descriptor = pydyf.Dictionary(
+        {
+            "Type": "/FontDescriptor",
+            "FontName": "/Blank",
+            "Flags": 5,
+            "FontBBox": pydyf.Array([0, 0, 500, 1000]),
+            "ItalicAngle": 0,
+            "Ascent": 800,
+            "Descent": -200,
+            "CapHeight": 800,
+            "StemV": 80,
+            "FontFile2": _add(pdf, _deflated(file, Length1=len(file))),
+        }
+    )
+    descendant = pydyf.Dictionary(
+        {
+            "Type": "/Font",
+            "Subtype": "/CIDFontType2",
+            "BaseFont": "/Blank",
+            "CIDSystemInfo": "<< /Registry (Adobe) /Ordering (Identity) /Supplement 0 >>",
+            "FontDescriptor": _add(pdf, descriptor),
+            "DW": round(_ADVANCE * 1000),
+            "CIDToGIDMap": _add(pdf, _deflated(_GLYPH * 65536)),
+        }
+    )
+    font = pydyf.Dictionary(
+        {
+            "Type": "/Font",
+            "Subtype": "/Type0",
+            "BaseFont": "/Blank",
+            "Encoding": "/Identity-H",
+            "DescendantFonts": pydyf.Array([_add(pdf, descendant)]),
+            "ToUnicode": _add(pdf, _deflated(_TO_UNICODE)),
+        }
+    )
+    return _add(pdf, font)
+
+
+def _add_page(pdf: pydyf.PDF, page: PDFPage, size_pt: tuple[float, float], font: bytes) -> None:
+    picture = _deflated(
+        page.image.tobytes(),
+        Type="/XObject",
+        Subtype="/Image",
+        Width=page.image.width,
+        Height=page.image.height,
+        ColorSpace="/DeviceRGB",
+        BitsPerComponent=8,
+    )
+    width, height = size_pt
+    operators = [f"q {width:g} 0 0 {height:g} 0 0 cm /I Do Q BT 3 Tr"]
+    operators += [_text_operators(text, height) for text in page.texts if text.text.strip() and text.width_pt > 0]
+    content = _deflated("\n".join([*operators, "ET"]).encode("ascii"))
+    pdf.add_page(
+        pydyf.Dictionary(
+            {
+                "Type": "/Page",
+                "Parent": pdf.pages.reference,
+                "MediaBox": pydyf.Array([0, 0, width, height]),
+                "Resources": pydyf.Dictionary(
+                    {
+                        "XObject": pydyf.Dictionary({"I": _add(pdf, picture)}),
+                        "Font": pydyf.Dictionary({"F": font}),
+                    }
+                ),
+                "Contents": _add(pdf, content),
+            }
+        )
+    )
+
+
+def _text_operators(placed: PlacedText, page_height_pt: float) -> str:
+    """Set one line, stretched to the width that its glyphs take in the picture."""
+    codes = placed.text.encode("utf-16-be")
+    natural_width_pt = len(codes) / 2 * _ADVANCE * placed.size_pt
+    stretch_percent = 100 * placed.width_pt / natural_width_pt
+    return (
+        f"/F {placed.size_pt:.2f} Tf {stretch_percent:.2f} Tz "
+        f"1 0 0 1 {placed.left_pt:.2f} {page_height_pt - placed.baseline_pt:.2f} Tm <{codes.hex()}> Tj"
+    )

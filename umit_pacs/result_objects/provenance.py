@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 import highdicom.sr
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -89,6 +90,9 @@ _WHERE_PRESENT = (
 )
 #: Kept whatever they look like: without them the object would belong to nobody.
 _IDENTITY = frozenset({"PatientName", "PatientID"})
+#: PS3.5 6.1.3; text of several lines may hold tab, line feed, form feed and carriage return.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROLS_IN_LINES = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)")
 
 
@@ -138,8 +142,10 @@ def new_object(sop_class_uid: str, kind: ObjectKind, number: int, modality: str,
     ds.Manufacturer, ds.ManufacturerModelName = MANUFACTURER, made.model.name
     ds.SoftwareVersions = [made.model.version, f"umit-pacs {__version__}"]
     ds.DeviceSerialNumber = made.device_serial_number
-    if institution := made.institution_name or str(made.source.header.get("InstitutionName") or ""):
-        ds.InstitutionName = institution
+    if made.institution_name:
+        ds.InstitutionName = made.institution_name
+    else:
+        _copy(ds, made.source.header, "InstitutionName")
     ds.ContributingEquipmentSequence = [_contributing_equipment(made)]
     ds.file_meta = _file_meta(ds)
     return ds
@@ -270,15 +276,24 @@ def _copy_patient_and_study(ds: Dataset, source: SourceStudy) -> None:
 
 
 def _copy(ds: Dataset, header: Dataset, keyword: str) -> None:
-    """Copy one attribute, its text re-encoded; a value that DICOM forbids is left out unless it names the patient."""
+    """Copy one attribute, its text re-encoded; a value that DICOM forbids is left out unless it names the patient.
+
+    A name or an identifier loses the control characters that it must not have.
+    """
     try:
         element = header[keyword]
         value = element.value
         if value is None or (isinstance(value, str) and not value):
             return
         if element.VR == "PN":
-            value = [PersonName(str(name)) for name in value] if element.VM > 1 else PersonName(str(value))
-        if element.VR not in ("SQ", "PN") and keyword not in _IDENTITY:
+            names = value if element.VM > 1 else [value]
+            value = [PersonName(_CONTROLS.sub("", str(name))) for name in names]
+        elif keyword in _IDENTITY:
+            value = _CONTROLS.sub("", str(value))
+        elif element.VR == "SQ":
+            _require_printable(item for one in value for item in one.iterall())
+        else:
+            _require_printable([element])
             for one in value if element.VM > 1 else [value]:
                 validate_value(element.VR, one if isinstance(one, str) else str(one), 2)
     except (KeyError, ValueError, TypeError, AttributeError):
@@ -286,22 +301,30 @@ def _copy(ds: Dataset, header: Dataset, keyword: str) -> None:
     setattr(ds, keyword, value)
 
 
+def _require_printable(elements: Iterable[DataElement]) -> None:
+    """Raise ValueError when a text has control characters that it must not have (PS3.5 6.1.3)."""
+    for element in elements:
+        forbidden = _CONTROLS if element.VR not in ("ST", "LT", "UT") else _CONTROLS_IN_LINES
+        if element.VR not in ("SQ", "OB", "OW") and forbidden.search(str(element.value)):
+            raise ValueError(element.keyword)
+
+
 def _referenced_request(source: SourceStudy) -> Dataset | None:
     """The order that the images were made for (PS3.3 C.17.2), when the source names one."""
-    accession = str(source.header.get("AccessionNumber") or "")
-    if not accession:
-        return None
     item = Dataset()
+    _copy(item, source.header, "AccessionNumber")
+    if "AccessionNumber" not in item:
+        return None
     item.StudyInstanceUID = source.study_instance_uid
     item.ReferencedStudySequence = []
-    item.AccessionNumber = accession
     for keyword in (
         "PlacerOrderNumberImagingServiceRequest",
         "FillerOrderNumberImagingServiceRequest",
         "RequestedProcedureID",
         "RequestedProcedureDescription",
     ):
-        setattr(item, keyword, str(source.header.get(keyword) or ""))
+        setattr(item, keyword, None)
+        _copy(item, source.header, keyword)
     item.RequestedProcedureCodeSequence = []
     return item
 

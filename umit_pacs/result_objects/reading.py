@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from umit_pacs.faults import Fault, FaultOutcome
 from umit_pacs.handoffs import Abstention, Findings, FrameReference, Region, RegionKind, SeriesUID, Task, TaskResult
 from umit_pacs.result_objects.draft import Marking
+from umit_pacs.result_objects.sound_answers import sound
 from umit_pacs.result_objects.sources import SourceSeries, SourceStudy
 from umit_pacs.result_objects.statements import (
     NORMAL_CLASS,
@@ -74,7 +75,7 @@ def read_findings(
     number = 1
     for index, answered in enumerate(findings.results):
         of_answer = [fault for fault in faults if fault.result_index == index]
-        result = _without_faults(answered, of_answer)
+        result = sound(_without_faults(answered, of_answer))
         series = source.series_of(result.order.series_instance_uid)
         template = _template(result, series, templates)
         markings = tuple(

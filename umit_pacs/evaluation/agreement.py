@@ -8,8 +8,9 @@ from umit_pacs.evaluation.asking import Asked
 from umit_pacs.evaluation.boxes import match
 from umit_pacs.evaluation.grading import FOUND_SHARE, said_boxes
 from umit_pacs.evaluation.landmarks import error_mm
-from umit_pacs.evaluation.report_findings import outcomes, read_report
+from umit_pacs.evaluation.report_findings import outcomes
 from umit_pacs.handoffs import Language, Task
+from umit_pacs.umit_model.report_reading import read_report
 from umit_pacs.vocabulary import TemplateLibrary
 
 _SAME_BOX_IOU = 0.5

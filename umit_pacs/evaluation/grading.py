@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from umit_pacs.evaluation.asking import Asked
 from umit_pacs.evaluation.boxes import Matched, iou, match
 from umit_pacs.evaluation.landmarks import DETECTION_LIMITS_MM, error_mm
-from umit_pacs.evaluation.report_findings import FindingOutcome, outcomes, read_report
+from umit_pacs.evaluation.report_findings import FindingOutcome, outcomes
 from umit_pacs.evaluation.short_answers import is_exact, token_f1
 from umit_pacs.finding_phrases import Stated, read_findings, side_named
 from umit_pacs.handoffs import RegionKind, Task
 from umit_pacs.umit_model.coordinate_frames import Box, Point
 from umit_pacs.umit_model.instructions import option_texts
+from umit_pacs.umit_model.report_reading import read_report
 from umit_pacs.umit_model.samples import Sample
 from umit_pacs.vocabulary import Side, SRTemplate, TemplateLibrary
 

@@ -11,10 +11,10 @@ import numpy as np
 from umit_pacs.evaluation.asking import Asked
 from umit_pacs.evaluation.boxes import iou
 from umit_pacs.evaluation.grading import said_boxes
-from umit_pacs.evaluation.report_findings import read_report
 from umit_pacs.finding_phrases import side_named
 from umit_pacs.handoffs import PreparedSeries, Task
 from umit_pacs.umit_model.coordinate_frames import Box
+from umit_pacs.umit_model.report_reading import read_report
 from umit_pacs.vocabulary import Side, TemplateLibrary
 
 Change = Literal["swapped", "kept", "lost"]

@@ -25,9 +25,9 @@ from umit_pacs.evaluation.asking import Asked, ChangePixels, ShownTogether, ask
 from umit_pacs.evaluation.bootstrap import mean_interval
 from umit_pacs.evaluation.mirroring import mirrored, side_changes
 from umit_pacs.evaluation.rephrasing import reordered, rephrased, without_right_option
-from umit_pacs.evaluation.report_findings import read_report
 from umit_pacs.handoffs import PreparedSeries, Task, TaskOrder
 from umit_pacs.umit_model.engine import Engine
+from umit_pacs.umit_model.report_reading import read_report
 from umit_pacs.vocabulary import TemplateLibrary
 
 #: with two options "none of the above" in place of the right one is a trick and no test

@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from umit_pacs.finding_phrases import Stated, read_findings
-from umit_pacs.handoffs import Language
-from umit_pacs.umit_model.report_reading import report_statements
-from umit_pacs.vocabulary import Presence, Side, SRTemplate
+from umit_pacs.finding_phrases import Stated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,17 +55,6 @@ class FindingOutcome:
             return False
         said = cast(Stated, self.said).side
         return said not in ("none", cast(Stated, self.wanted).side)
-
-
-def read_report(text: str, template: SRTemplate, language: Language) -> dict[str, Stated]:
-    """What a report states: the template's own sentences exactly, everything else by the phrase table."""
-    read = report_statements(text, template, language)
-    stated = {
-        statement.finding: Stated(presence=cast(Presence, statement.presence), side=cast(Side, statement.side))
-        for statement in read.statements
-    }
-    free = read_findings("\n".join(read.free_text), language, template)
-    return free | stated
 
 
 def outcomes(wanted: Mapping[str, Stated], said: Mapping[str, Stated]) -> tuple[FindingOutcome, ...]:

@@ -18,6 +18,7 @@ from umit_pacs.node.workflows import running_workflows
 from umit_pacs.pipeline import Tools, assemble, sweep
 from umit_pacs.settings import Settings
 from umit_pacs.steps.assemble import CountInstances
+from umit_pacs.steps.feedback import FeedbackReader, read_reports
 from umit_pacs.steps.route import seed_rules
 from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.leases import expired_workers, remove_worker
@@ -29,6 +30,7 @@ ASSEMBLE_INTERVAL_S = 0.5
 SWEEP_INTERVAL_S = 0.5
 TAKE_OVER_INTERVAL_S = 5.0
 RETENTION_INTERVAL_S = 600.0
+FEEDBACK_INTERVAL_S = 1.0
 
 #: APScheduler's name for the round of assembling.
 ASSEMBLE_JOB = "assemble"
@@ -44,6 +46,7 @@ def run_schedule(settings: Settings, *, supervisor: Connection | None = None) ->
             lambda: sweep(tools): SWEEP_INTERVAL_S,
             lambda: take_over_silent_workers(tools): TAKE_OVER_INTERVAL_S,
             lambda: forget_finished_work(tools): RETENTION_INTERVAL_S,
+            lambda: look_at_reports(tools): FEEDBACK_INTERVAL_S,
         }
         # The first round in this thread: what is wrong ends the process before it says that it is ready.
         assemble(tools, count)
@@ -96,6 +99,11 @@ def forget_finished_work(tools: Tools) -> None:
     count = tools.starter.forget_finished(utc_now() - timedelta(seconds=tools.settings.serve.keep_workflows_s))
     if count:
         log.info("finished_work_forgotten", extra={"workflows": count})
+
+
+def look_at_reports(tools: Tools) -> None:
+    """Read what radiologists sent about drafts: assessments and final reports."""
+    read_reports(FeedbackReader(catalogue=tools.catalogue, files=tools.files, templates=tools.templates))
 
 
 def peer_counts(catalogue: Catalogue, settings: Settings) -> CountInstances:

@@ -62,7 +62,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _word(kind: type[enum.StrEnum], name: str) -> Enum:
+def word(kind: type[enum.StrEnum], name: str) -> Enum:
     """A column kind for one word of `kind`, by value, held by a CHECK constraint called `name`."""
     return Enum(
         kind,
@@ -99,14 +99,14 @@ class Table(DeclarativeBase):
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: UTCDateTime,
-        InstanceUse: _word(InstanceUse, "use"),
-        CompletionReason: _word(CompletionReason, "completed_by"),
-        InputSetState: _word(InputSetState, "state"),
-        DeliveryState: _word(DeliveryState, "state"),
-        ObjectKind: _word(ObjectKind, "kind"),
-        RetireBy: _word(RetireBy, "retire_by"),
-        GuardCheck: _word(GuardCheck, "guard_check"),
-        FaultOutcome: _word(FaultOutcome, "outcome"),
+        InstanceUse: word(InstanceUse, "use"),
+        CompletionReason: word(CompletionReason, "completed_by"),
+        InputSetState: word(InputSetState, "state"),
+        DeliveryState: word(DeliveryState, "state"),
+        ObjectKind: word(ObjectKind, "kind"),
+        RetireBy: word(RetireBy, "retire_by"),
+        GuardCheck: word(GuardCheck, "guard_check"),
+        FaultOutcome: word(FaultOutcome, "outcome"),
     }
 
 

@@ -1,12 +1,13 @@
-"""The template's own sentences in a report, read back as statements; everything else stays free text."""
+"""The template's own sentences in a report, read back as statements; everything else is read by phrases."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import get_args
+from typing import cast, get_args
 
+from umit_pacs.finding_phrases import Stated, read_findings
 from umit_pacs.handoffs import Language, ReportStatement
 from umit_pacs.vocabulary import Presence, Side, SRTemplate
 
@@ -69,6 +70,17 @@ def report_statements(text: str, template: SRTemplate, language: Language) -> Re
         free_text=tuple(sentence for sentence in free if sentence),
         spans=tuple(spans),
     )
+
+
+def read_report(text: str, template: SRTemplate, language: Language) -> dict[str, Stated]:
+    """What a report states: the template's own sentences exactly, everything else by the phrase table."""
+    read = report_statements(text, template, language)
+    stated = {
+        statement.finding: Stated(presence=cast(Presence, statement.presence), side=cast(Side, statement.side))
+        for statement in read.statements
+    }
+    free = read_findings("\n".join(read.free_text), language, template)
+    return free | stated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

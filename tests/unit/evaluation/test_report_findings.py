@@ -6,15 +6,10 @@ import math
 
 import pytest
 
-from umit_pacs.evaluation.report_findings import (
-    finding_f1,
-    flip_rate,
-    laterality_error_rate,
-    outcomes,
-    read_report,
-)
+from umit_pacs.evaluation.report_findings import finding_f1, flip_rate, laterality_error_rate, outcomes
 from umit_pacs.finding_phrases import Stated, read_findings
 from umit_pacs.handoffs import Language
+from umit_pacs.umit_model.report_reading import read_report
 from umit_pacs.vocabulary import load_templates
 
 TEMPLATES = [template for template in load_templates().templates if template.findings]

@@ -68,6 +68,7 @@ def _profiles(kinds: Iterable[StudyKind], adapters: list[Task]) -> Iterable[Task
                 task=task,
                 modalities=MODALITIES[kind.kind],
                 image=kind.pixels,
+                targets=kind.targets(task),
                 frame=str(kind.examiner.frame),
                 adapter=task.value if task in adapters else "",
                 maximum_new_tokens=_LONGEST_ANSWER.get(task, 40),

@@ -111,6 +111,12 @@ class StudyKind:
     def images(self) -> int:
         return self.pixels.slices or 1
 
+    def targets(self, task: Task) -> tuple[str, ...]:
+        """Keys of the findings or landmarks whose place a task is trained to tell."""
+        if task is self.examiner.detection:
+            return self.examiner.located
+        return tuple(self.examiner.template.landmarks) if task is Task.LANDMARK else ()
+
     def token_grid(self, block_px: int) -> TokenGrid:
         """The tokens of one image of a study."""
         tokens = (self.pixels.width // block_px, self.pixels.height // block_px)

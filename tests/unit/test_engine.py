@@ -302,6 +302,21 @@ def test_what_the_checkpoint_was_not_trained_for_is_not_asked(tiny_engine):  # n
     assert raised.value.reason == "not_trained_for"
 
 
+def test_a_landmark_that_came_into_the_template_after_the_training_is_not_asked(own_tiny_folder):  # noqa: F811
+    manifest = tiny_manifest()
+    known = tuple(
+        profile.model_copy(update={"targets": ("carina",)}) if profile.task is Task.LANDMARK else profile
+        for profile in manifest.profiles
+    )
+    write_manifest(own_tiny_folder, manifest.model_copy(update={"profiles": known}))
+    engine = load_engine(tiny_settings(own_tiny_folder), own_tiny_folder.parent)
+    blank = replace(orders_for("DX")[0], task=Task.LANDMARK)
+    orders = [replace(blank, target=name) for name in ("carina", "left_diaphragm_dome")]
+    asked, refused = engine.answer(radiograph(), orders, TEMPLATES)
+    assert asked.answer_text
+    assert refused.abstention == Abstention(reason="not_trained_for", detail="landmark of left_diaphragm_dome")
+
+
 def test_an_order_for_a_volume_that_was_not_prepared_is_not_answered(tiny_engine):  # noqa: F811
     series = replace(radiograph(), images=(replace(radiograph().images[0], modality="CT"),))
     (answer,) = tiny_engine.answer(series, orders_for("CT")[:1], TEMPLATES)

@@ -82,6 +82,8 @@ class TaskProfile(Record):
     task: Task
     modalities: tuple[str, ...] = Field(min_length=1)
     image: ImageRequirements
+    #: keys of the findings or landmarks that it was trained for; (): every one of its templates
+    targets: tuple[str, ...] = ()
     #: a word of `coordinate_frames`
     frame: str = "norm1000"
     #: most images shown in one prompt (REPORT, CLASSIFICATION, VQA); places are asked for one image at a time

@@ -66,6 +66,8 @@ def make_question(
     profile = manifest.profile(order.task, modality)
     if profile is None:
         return Abstention(reason="not_trained_for", detail=f"{order.task} of {modality}")
+    if order.target and profile.targets and order.target not in profile.targets:
+        return Abstention(reason="not_trained_for", detail=f"{order.task} of {order.target}")
     if order.language not in manifest.languages:
         return Abstention(reason="language_not_trained", detail=order.language)
     try:

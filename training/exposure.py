@@ -1,7 +1,7 @@
 """Takes the picture: a patient of the bank with some findings becomes a chest radiograph as a detector would give it.
 
 What differs between hospitals is drawn wide: field of view, turn, tube voltage, scatter, dose, processing, collimation
-and markers. The truth moves with the picture.
+and markers. A third of the studies have devices (`training.devices`). The truth moves with the picture.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from training.chest_radiographs import (
     ProjectedPatient,
     detector_contrast,
 )
+from training.devices import Chest, draw_devices
 from training.truth import Truth, side_of
 from training.warping import Grid
 from umit_pacs.umit_model.coordinate_frames import Box
@@ -69,8 +70,20 @@ def take_radiograph(patient: ProjectedPatient, rng: np.random.Generator, *, edge
     for nodule in nodules:
         _add_nodule(integral, nodule, rng)
     view = _draw_view(patient, rng, edge_px)
-    picture = _expose(_resample(integral, view), rng)
-    return _mark(picture, rng), _truth(patient, chosen, nodules, view)
+    truth = _truth(patient, chosen, nodules, view)
+    seen = _resample(integral, view)
+    devices = draw_devices(_chest(patient, view), rng.spawn(1)[0])
+    if devices is not None:
+        seen = seen + torch.from_numpy(devices)
+    return _mark(_expose(seen, rng), rng), truth
+
+
+def _chest(patient: ProjectedPatient, view: _View) -> Chest:
+    """Where devices lie: also outside the picture."""
+    points = view.to_image(np.array([*patient.landmarks_xy.values()], np.float32)).tolist()
+    landmarks = {name: (x, y) for name, (x, y) in zip(patient.landmarks_xy, points, strict=True)}
+    pixel_mm = PIXEL_MM * float(np.sqrt(abs(np.linalg.det(view.to_bank[:, :2]))))
+    return Chest(width=view.width, height=view.height, pixel_mm=pixel_mm, landmarks=landmarks)
 
 
 def is_heart_enlarged(patient: ProjectedPatient) -> bool:

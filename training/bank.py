@@ -19,7 +19,7 @@ import numpy as np
 
 from training.brain_patients import BrainPatient, draw_brain_patient
 from training.chest_ct import CTPatient, draw_ct_patient
-from training.chest_radiographs import ProjectedFinding, ProjectedPatient, project_patient
+from training.chest_radiographs import ProjectedFinding, ProjectedPatient, diaphragm_domes, project_patient
 from training.head_warping import HeadSampler
 from training.pet_patients import PetPatient, draw_pet_patient
 from training.warping import Sampler
@@ -32,7 +32,7 @@ KINDS: tuple[Kind, ...] = ("radiograph", "ct", "pet", "brain_mr")
 Patient = ProjectedPatient | CTPatient | PetPatient | BrainPatient
 #: modules whose code decides what a study looks like and what is true of it
 _DRAWN_FROM = (
-    *("anatomy", "warping", "chest_radiographs", "chest_ct", "exposure", "truth"),
+    *("anatomy", "warping", "chest_radiographs", "chest_ct", "devices", "exposure", "truth"),
     *("placement", "pet_uptake", "pet_lesions", "pet_ct", "pet_patients"),
     *("head_template", "head_warping", "brain_lesions", "brain_mr", "brain_patients", "volume_studies"),
 )
@@ -175,5 +175,7 @@ def _radiograph(values: dict[str, Any]) -> ProjectedPatient:
         number, _, name = key.partition(".")
         findings.setdefault(number, {})[name] = values.pop(key)
     landmarks = {name: (float(x), float(y)) for name, (x, y) in values.pop("landmarks_xy").items()}
+    # Shards that were rendered before the domes were known lack them.
+    landmarks |= diaphragm_domes(values["lung_mm"], values["heart_outline_xy"])
     parts = tuple(ProjectedFinding(**finding) for finding in findings.values())
     return ProjectedPatient(findings=parts, landmarks_xy=landmarks, **values)

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from training.anatomy import AORTA, HEART, LEFT_LOBES, RIGHT_LOBES
@@ -31,6 +32,13 @@ LOBES: dict[Side, tuple[int, ...]] = {"left": LEFT_LOBES, "right": RIGHT_LOBES}
 HULL_POINTS = 24
 #: What a detector gets beside the direct beam: a share of the surroundings' intensity, and a little everywhere.
 SCATTER_SHARE, SCATTER_FLOOR, SCATTER_REACH_PX = 0.28, 0.006, 12
+#: The dome of the diaphragm is looked for in this part of a lung's width, from the middle of the chest outwards: on the
+#: left beside the heart.
+DOME_COLUMNS: dict[Side, tuple[float, float]] = {"right": (0.35, 0.85), "left": (0.6, 0.9)}
+#: Lung is deep from this on; the dome is seen where it has less than this share of what it has up to so far above.
+DEEP_MM, DOME_SHARE, REACH_PX = 60.0, 0.75, 30
+#: how far inside the heart's outline the lung is what lies behind it
+HEART_BORDER_PX = 4
 #: Something counts as seen from this change of the detector's logarithm on, where at least this share of what the
 #: detector gets is the direct beam, and when it fills this area of the picture.
 SEEN_CONTRAST, SEEN_DIRECT_SHARE, SEEN_AREA_MM2 = 0.07, 0.5, 500.0
@@ -88,12 +96,13 @@ def project_patient(sampler: Sampler, rng: np.random.Generator) -> ProjectedPati
     both = (lung_pictures["left"] > 8) | (lung_pictures["right"] > 8)
     landmarks = _landmarks(lung_pictures, _picture((labels == AORTA).any(axis=1)))
     landmarks["carina"] = _carina(sampler, warp, points)
+    lung_mm = np.stack([lung_pictures["right"], lung_pictures["left"]]).astype(np.float16)
     return ProjectedPatient(
         soft=soft.astype(np.float16),
         bone=bone.astype(np.float16),
-        lung_mm=np.stack([lung_pictures["right"], lung_pictures["left"]]).astype(np.float16),
+        lung_mm=lung_mm,
         findings=tuple(findings),
-        landmarks_xy=landmarks,
+        landmarks_xy=landmarks | diaphragm_domes(lung_mm, _outline(heart)),
         heart_outline_xy=_outline(heart),
         cardiothoracic_ratio=_width(heart) / _width(both),
     )
@@ -229,6 +238,35 @@ def _landmarks(lung_mm: dict[Side, Grid], aorta: Mask) -> dict[str, tuple[float,
     arch = rows < rows.min() + 30 / GRID_SPACING_ZYX_MM[0]
     outermost = columns[arch].max()
     found["aortic_knob"] = (float(outermost + 1), float(rows[arch][columns[arch] == outermost].mean() + 0.5))
+    return found
+
+
+def diaphragm_domes(lung_mm: NDArray[np.float16], heart_outline_xy: Grid) -> dict[str, tuple[float, float]]:
+    """The highest point of each half of the diaphragm as it is seen: the lung above it begins to lose depth there.
+
+    lung_mm, heart_outline_xy: as in `ProjectedPatient`. The recess behind the dome is lung too, but is not seen; where
+    the heart covers the diaphragm, the lung behind the heart ends at it.
+    """
+    _, height, width = lung_mm.shape
+    heart = Image.new("1", (width, height))
+    ImageDraw.Draw(heart).polygon([*map(tuple, heart_outline_xy.tolist())], fill=1)
+    is_below_border = np.logical_or.accumulate(np.roll(np.asarray(heart), HEART_BORDER_PX, axis=0), axis=0)
+    rows = np.arange(height)[:, None]
+    found: dict[str, tuple[float, float]] = {}
+    sides: tuple[Side, Side] = ("right", "left")
+    for side, depth_mm in zip(sides, lung_mm.astype(np.float32), strict=True):
+        columns = np.flatnonzero(depth_mm.max(axis=0) > DEEP_MM / 2)
+        low, high = DOME_COLUMNS[side]
+        low, high = (low, high) if side == "left" else (1 - high, 1 - low)
+        inner = columns[round(low * len(columns)) : round(high * len(columns))]
+        depth_mm = ndimage.gaussian_filter(depth_mm, 1)[:, inner]
+        lowest = height - 1 - (depth_mm > DEEP_MM)[::-1].argmax(axis=0)
+        is_above = (rows <= lowest) & (rows > lowest - REACH_PX)
+        is_beside_heart = is_below_border[:, inner] | ~is_below_border[:, inner].any(axis=0)
+        plateau_mm = np.where(is_above & is_beside_heart, depth_mm, 0).max(axis=0)
+        border = height - (depth_mm > DOME_SHARE * plateau_mm)[::-1].argmax(axis=0)
+        top = border.min()
+        found[f"{side}_diaphragm_dome"] = (float(inner[border <= top + 1].mean() + 0.5), float(top))
     return found
 
 

@@ -14,8 +14,9 @@ from scipy import ndimage
 from tests.unit.test_training_brain_mr import _phantom as _head
 from training.anatomy import Anatomy, distance_from_chest_wall
 from training.bank import BankConfig, load_radiographs, render_bank
-from training.chest_radiographs import GRID_SHAPE_ZYX, project_patient
+from training.chest_radiographs import GRID_SHAPE_ZYX, diaphragm_domes, project_patient
 from training.command_line import tiny_config
+from training.devices import Chest, draw_devices
 from training.evaluate import EvaluationConfig, calibrate_and_evaluate
 from training.export import export
 from training.exposure import take_radiograph
@@ -141,6 +142,46 @@ def test_the_truth_moves_with_the_picture(bank):
     rows, columns = np.nonzero(bright)
     found = ((float(columns.min()), float(rows.min())), (float(columns.max() + 1), float(rows.max() + 1)))
     assert iou(truth.boxes["cardiomegaly"][0], found) > 0.75
+
+
+def test_the_domes_of_the_diaphragm_lie_on_top_of_what_ends_the_lung(bank):
+    """The phantom's lungs are ellipsoids: they end nowhere above their own lower border."""
+    patient = load_radiographs(bank, "held_out")[0]
+    assert list(patient.landmarks_xy)[-2:] == ["right_diaphragm_dome", "left_diaphragm_dome"]
+    for name, depth_mm in zip(("right", "left"), patient.lung_mm.astype(float), strict=True):
+        x, y = patient.landmarks_xy[f"{name}_diaphragm_dome"]
+        rows, columns = np.nonzero(depth_mm > 30)
+        assert columns.min() < x < columns.max()
+        assert patient.landmarks_xy[f"{name}_apex"][1] < y <= rows.max() + 1
+        column = depth_mm[:, int(x)]
+        assert column[int(y) - 8 : int(y)].mean() > 1.2 * column[int(y) : int(y) + 8].mean()
+
+
+def test_a_dome_is_where_the_lung_in_front_of_it_ends():
+    """A lung 200 mm deep over a round dome, with a recess of 40 mm behind it."""
+    y, x = np.mgrid[:120, :100].astype(float)
+    lost = np.where((x - 40) ** 2 + (y - 90) ** 2 < 40**2, 160.0, 0.0) + np.where(y > 90, 160.0, 0.0)
+    lung = np.where((y > 5) & (y < 110) & (x > 10) & (x < 70), 200 - lost.clip(0, 160), 0)
+    found = diaphragm_domes(
+        np.stack([lung, lung]).astype(np.float16), np.array([[90, 1], [95, 1], [95, 5]], np.float32)
+    )
+    assert found["right_diaphragm_dome"] == (pytest.approx(40, abs=4), pytest.approx(50, abs=2))
+
+
+def test_devices_are_seen_in_a_third_of_the_pictures_and_never_told(bank):
+    patient = load_radiographs(bank, "held_out")[0]
+    places = dict(patient.landmarks_xy)
+    chest = Chest(width=200, height=220, pixel_mm=1.8, landmarks=places)
+    layers = [draw_devices(chest, np.random.default_rng(seed)) for seed in range(120)]
+    drawn = [layer for layer in layers if layer is not None]
+    assert 0.2 < len(drawn) / len(layers) < 0.5
+    assert {layer.shape for layer in drawn} == {(220, 200)}
+    assert all(layer.min() >= 0 for layer in drawn)
+    assert np.mean([layer.max() > 0.05 for layer in drawn]) > 0.9
+    assert max(float((layer > 0.02).mean()) for layer in drawn) < 0.2
+    truths = [take_radiograph(patient, np.random.default_rng(seed))[1] for seed in range(6)]
+    template = load_templates().by_key("chest_radiograph")
+    assert all(set(truth.sides) <= set(template.findings) for truth in truths)
 
 
 def test_the_bank_gives_back_what_was_rendered(bank, anatomy):

@@ -13,7 +13,8 @@ UmitPacsError
 │   ├── NoUsableFrames
 │   ├── PixelBudgetExceeded
 │   ├── UndecodablePixels
-│   └── ResultInvalid
+│   ├── ResultInvalid
+│   └── WritingUnread
 └── OperatorMustAct       nothing works until someone acts
     ├── InvalidConfiguration
     ├── StoreFull
@@ -92,6 +93,10 @@ class UndecodablePixels(StudyUnusable):
 
 class ResultInvalid(StudyUnusable):
     """A composed object failed its own check and may not leave."""
+
+
+class WritingUnread(StudyUnusable):
+    """An image could not be searched for writing."""
 
 
 class OperatorMustAct(UmitPacsError):

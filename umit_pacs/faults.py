@@ -70,5 +70,6 @@ class Guarding:
     why_not_read: str = ""
 
     @property
-    def withholds(self) -> bool:
-        return any(fault.outcome is FaultOutcome.WITHHELD for fault in self.faults)
+    def why_withheld(self) -> str:
+        """The reason of the first fault that holds the draft back; "" when none does."""
+        return next((fault.reason for fault in self.faults if fault.outcome is FaultOutcome.WITHHELD), "")

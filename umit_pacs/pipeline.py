@@ -6,7 +6,7 @@ This is the file to read first. Each process of the node runs a part of the path
     schedule   assemble          a study is complete, its input set is made        -> ASSEMBLED
                route_study       the rules decide                                  -> ROUTED or NOT_ROUTED
     work       analyse           prepare and infer                                 -> ANALYSED
-                                 compose                                           -> COMPOSED or HELD
+                                 guard, then compose                               -> COMPOSED or HELD
     deliver    return_results    retire: earlier versions are taken back
                                  deliver                                           -> DELIVERED
                                  confirm                                           -> CONFIRMED
@@ -31,6 +31,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -52,6 +53,7 @@ from umit_pacs.steps.assemble import CountInstances, assemble_due, next_due
 from umit_pacs.steps.compose import compose
 from umit_pacs.steps.confirm import Confirmer, confirm
 from umit_pacs.steps.deliver import deliver
+from umit_pacs.steps.guard import guard
 from umit_pacs.steps.infer import infer
 from umit_pacs.steps.prepare import prepare
 from umit_pacs.steps.retire import Retirer, retire
@@ -60,6 +62,7 @@ from umit_pacs.store import results, studies
 from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.deliveries import Delivery, deliveries, plan_deliveries
 from umit_pacs.store.files import PayloadFiles
+from umit_pacs.store.guardings import guarded, record_guarding, why_withheld
 from umit_pacs.store.leases import assert_lease, hold_lease, release_lease
 from umit_pacs.store.returns import input_sets_to_return
 from umit_pacs.store.rules import current_rules
@@ -190,7 +193,7 @@ def start_analysis(tools: Tools, input_set_id: str) -> None:
 @DBOS.workflow(name=Stage.ANALYSE, max_recovery_attempts=MAXIMUM_RECOVERIES)
 def analyse(input_set_id: str, attempt: int) -> None:
     """The model reads the study and its answers become DICOM objects."""
-    _take_in_hand(Stage.ANALYSE, input_set_id, attempt, ask_the_model, write_results)
+    _take_in_hand(Stage.ANALYSE, input_set_id, attempt, ask_the_model, guard_answers, write_results)
     start_return(_tools(), input_set_id)
 
 
@@ -237,6 +240,26 @@ def _answers(findings: Findings, decision: RoutingDecision, model: ModelIdentity
 
 
 @DBOS.step()
+def guard_answers(input_set_id: str) -> None:
+    """What is wrong with the answers is recorded; the draft leaves it out, or is held back."""
+    tools = _tools()
+    if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ANALYSED:
+        return
+    if guarded(tools.catalogue, input_set_id) is not None:
+        return
+    input_set, decision = studies.input_set(tools.catalogue, input_set_id), _decision(tools, input_set_id)
+    findings = results.findings(tools.catalogue, input_set_id)
+    assert findings is not None, "ANALYSED has findings"
+    settings = tools.settings
+    found = guard(input_set, decision, findings, tools.files, tools.templates, settings.guard, settings.model)
+    tools.assert_may_act(input_set_id)
+    record_guarding(tools.catalogue, input_set_id, found)
+    if found.faults:
+        counts = Counter(fault.outcome.value for fault in found.faults)
+        log.warning("answers_faulty", extra={"input_set_id": input_set_id, **counts})
+
+
+@DBOS.step()
 def write_results(input_set_id: str) -> None:
     """ANALYSED -> COMPOSED, with a delivery planned to every destination; -> HELD when the mode says so."""
     tools = _tools()
@@ -255,13 +278,14 @@ def write_results(input_set_id: str) -> None:
         tools.files,
         tools.settings.compose,
         tools.settings.model,
+        guarded(tools.catalogue, input_set_id),
     )
     record_stopped_objects(tools.catalogue, input_set_id, composed.stopped)
     stopped = "; ".join(f"{item.kind} {item.number}: {item.detail}" for item in composed.stopped)
     if stopped and not composed.objects:
         raise ResultInvalid(f"every object was stopped: {stopped}")
     results.record_result_objects(tools.catalogue, input_set_id, composed.objects)
-    if decision.mode is Mode.SEND:
+    if decision.mode is Mode.SEND and not why_withheld(tools.catalogue, input_set_id):
         plan_deliveries(tools.catalogue, input_set_id, decision.destinations, decision.kinds)
     reason = "objects_stopped" if stopped else ""
     change_state(tools.catalogue, input_set_id, InputSetState.COMPOSED, reason=reason, detail=stopped)
@@ -351,6 +375,7 @@ def settle(tools: Tools, input_set_id: str) -> None:
         mode = _decision(tools, input_set_id).mode
         if results.result_objects(tools.catalogue, input_set_id):
             reason = "no_destination" if mode is Mode.SEND else mode.value
+            reason = why_withheld(tools.catalogue, input_set_id) or reason
         else:
             reason = "nothing_to_send"
         change_state(tools.catalogue, input_set_id, InputSetState.HELD, reason=reason)

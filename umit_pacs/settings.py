@@ -168,6 +168,18 @@ class ComposeSettings(Section):
     )
 
 
+class GuardSettings(Section):
+    """The consistency guard; see docs/guard.md."""
+
+    read_images: bool = Field(
+        True, description="Search the analysed images for names and instructions; needs the program tesseract."
+    )
+    hold_identity: bool = Field(
+        True, description="Hold a draft back when the patient's own data stand in an image; else only say so."
+    )
+    read_timeout_s: float = Field(20.0, gt=0, description="Longest time for searching the images of one study.")
+
+
 class DeliverSettings(Section):
     """Sending results back."""
 
@@ -221,6 +233,7 @@ class Settings(BaseSettings):
     assemble: AssembleSettings = AssembleSettings()
     model: ModelSettings = ModelSettings()
     compose: ComposeSettings = ComposeSettings()
+    guard: GuardSettings = GuardSettings()
     deliver: DeliverSettings = DeliverSettings()
     serve: ServeSettings = ServeSettings()
 

@@ -18,6 +18,7 @@ from umit_pacs.dicom_network.query import echo
 from umit_pacs.dicom_network.sender import refused_classes
 from umit_pacs.errors import PeerRefused, UmitPacsError
 from umit_pacs.handoffs import Language
+from umit_pacs.pixels.writing import reading_languages
 from umit_pacs.result_objects.fonts import find_fonts
 from umit_pacs.settings import Settings
 from umit_pacs.store.database import open_catalogue
@@ -60,6 +61,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         check_templates,
         check_checkpoint,
         check_font,
+        check_reading,
     ):
         yield from _guarded(check, settings)
 
@@ -270,3 +272,19 @@ def check_font(settings: Settings) -> Iterator[Finding]:
         yield Finding(check="font", is_ok=False, detail=exc.detail, way_out="Needed for drafts in Chinese only.")
     else:
         yield Finding(check="font", is_ok=True, detail="Chinese drafts can be drawn")
+
+
+def check_reading(settings: Settings) -> Iterator[Finding]:
+    """The program that searches images for names and instructions."""
+    languages = reading_languages()
+    if not settings.guard.read_images:
+        yield Finding(check="reading images", is_ok=True, detail="switched off; images are not searched for writing")
+    elif "eng" in languages and "chi_sim" in languages:
+        yield Finding(check="reading images", is_ok=True, detail="tesseract reads English and Chinese")
+    else:
+        yield Finding(
+            check="reading images",
+            is_ok=False,
+            detail=f"tesseract reads {', '.join(languages)} only" if languages else "there is no program tesseract",
+            way_out="Install tesseract-ocr, tesseract-ocr-eng and tesseract-ocr-chi-sim, or set guard.read_images off.",
+        )

@@ -15,7 +15,9 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from umit_pacs.cli.demo_report import said_in_words, save_pages
+from umit_pacs.cli.guard_story import guard_details, guard_text
 from umit_pacs.errors import StudyUnusable
+from umit_pacs.faults import Guarding
 from umit_pacs.handoffs import (
     CompletionReason,
     Findings,
@@ -36,6 +38,7 @@ from umit_pacs.routing.rules_text import default_rules_text, parse_rules
 from umit_pacs.settings import Settings
 from umit_pacs.steps.assemble import input_set_of
 from umit_pacs.steps.compose import compose
+from umit_pacs.steps.guard import guard
 from umit_pacs.steps.infer import infer
 from umit_pacs.steps.prepare import prepare
 from umit_pacs.steps.route import route
@@ -100,6 +103,7 @@ class OfflineOutcome:
     folder: Path
     decision: RoutingDecision | None = None
     findings: Findings | None = None
+    guarding: Guarding | None = None
     objects: tuple[ResultObject, ...] = ()
     stopped: tuple[StoppedObject, ...] = ()
     pictures: tuple[Path, ...] = ()
@@ -118,6 +122,7 @@ class OfflineOutcome:
             "rule": self.decision.rule if self.decision else None,
             "failure": self.failure,
             "findings": json.loads(to_json(self.findings)) if self.findings else None,
+            "guard": asdict(self.guarding) if self.guarding else None,
             "objects": [str(self.folder / item.relative_path) for item in self.objects],
             "stopped": [asdict(item) for item in self.stopped],
             "pictures": [str(path) for path in self.pictures],
@@ -191,13 +196,16 @@ def _analyse(
     on_step(f"Reading {uid}")
     findings = infer(input_set.input_set_id, decision.orders, prepared, engine, templates)
     findings = replace(findings, excluded=decision.excluded + findings.excluded)
+    on_step(f"Checking the answers about {uid}")
+    found = guard(input_set, decision, findings, files, templates, settings.guard, settings.model)
     on_step(f"Writing the draft of {uid}")
-    composed = compose(input_set, decision, findings, (), files, settings.compose)
+    composed = compose(input_set, decision, findings, (), files, settings.compose, guarding=found)
     return OfflineOutcome(
         study_instance_uid=uid,
         folder=folder,
         decision=decision,
         findings=findings,
+        guarding=found,
         objects=composed.objects,
         stopped=composed.stopped,
         pictures=save_pages((folder / item.relative_path for item in composed.objects), folder),
@@ -231,6 +239,8 @@ def draft_panel(outcome: OfflineOutcome) -> Panel:
         return Panel(outcome.failure, title=outcome.study_instance_uid, border_style="red")
     lines = [said_in_words(outcome.findings.results)]
     lines += [f"not analysed: {item.reason} {item.detail}" for item in outcome.findings.excluded]
+    if outcome.guarding is not None and outcome.guarding.faults:
+        lines += [guard_text(outcome.guarding), *guard_details(outcome.guarding)]
     lines += ["", *(f"wrote {outcome.folder / item.relative_path}" for item in outcome.objects)]
     lines += [f"wrote {path}" for path in outcome.pictures]
     lines += [f"stopped: {item.kind} {item.number}: {item.detail}" for item in outcome.stopped]

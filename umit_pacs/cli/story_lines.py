@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
+from umit_pacs.cli.guard_story import ADVICE, WITHHELD, guard_details, guard_text
 from umit_pacs.handoffs import CompletionReason, Findings, RoutingDecision, SeriesExclusion, StoppedObject, TaskResult
 from umit_pacs.states import END_STATES, DeliveryState, InputSetState
 from umit_pacs.store.deliveries import Commitment, Delivery
@@ -73,7 +74,7 @@ _REASONS = {
     "retention_expired": "a person retracted it, its retention being over",
     "retraction_not_taken": "a destination did not take the note that retracts it",
     "resent": "a person had the refused drafts sent again",
-}
+} | WITHHELD
 _ADVICE = {
     "no_rule_matched": "The conditions below say why. Change the rules, then `umit-pacs ask-again {study}`.",
     "nothing_to_ask": "See what was left out below. Change the rules, then `umit-pacs ask-again {study}`.",
@@ -82,7 +83,7 @@ _ADVICE = {
     "retraction_not_taken": "When the cause is gone, `umit-pacs dead-letters resend`.",
     "hold": "`umit-pacs release {study}` sends them.",
     "no_destination": "Add a destination to the rule, then send the study again.",
-}
+} | dict.fromkeys(WITHHELD, ADVICE)
 
 
 #: in these states a person wants to know why.
@@ -178,6 +179,8 @@ def _input_set_lines(told: InputSetStory) -> Iterator[Line]:
         yield Line(at=told.decided_at, text=_decision_text(decision), details=tuple(_decision_details(decision)))
     if (findings := told.findings) is not None and told.found_at is not None:
         yield Line(at=told.found_at, text=_model_text(findings), details=tuple(_answers(findings)))
+    if told.guarding is not None and told.guarded_at is not None:
+        yield Line(at=told.guarded_at, text=guard_text(told.guarding), details=tuple(guard_details(told.guarding)))
     if told.result_objects and told.composed_at is not None:
         kinds = Counter(item.kind.replace("_", " ") for item in told.result_objects)
         objects = ", ".join(_count(number, kind) for kind, number in kinds.items())

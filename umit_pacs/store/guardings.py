@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import delete, insert, select
 
@@ -12,14 +10,6 @@ from umit_pacs.faults import Fault, Guarding
 from umit_pacs.handoffs import InstanceUID
 from umit_pacs.store.database import Catalogue, upsert, utc_now
 from umit_pacs.store.tables import FaultRow, FindingsRow, GuardingRow
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Guarded:
-    """What was found, and when."""
-
-    guarding: Guarding
-    at: datetime
 
 
 def record_guarding(catalogue: Catalogue, input_set_id: str, found: Guarding) -> None:
@@ -33,7 +23,7 @@ def record_guarding(catalogue: Catalogue, input_set_id: str, found: Guarding) ->
             session.execute(insert(FaultRow), rows)
 
 
-def guarded(catalogue: Catalogue, input_set_id: str) -> Guarded | None:
+def guarded(catalogue: Catalogue, input_set_id: str) -> Guarding | None:
     """What the guard found in the answers that are recorded; None when it has not looked at these yet."""
     with catalogue.reading() as session:
         whole, findings = session.get(GuardingRow, input_set_id), session.get(FindingsRow, input_set_id)
@@ -42,10 +32,15 @@ def guarded(catalogue: Catalogue, input_set_id: str) -> Guarded | None:
         rows = session.scalars(
             select(FaultRow).where(FaultRow.input_set_id == input_set_id).order_by(FaultRow.fault_id)
         )
-        found = Guarding(
+        return Guarding(
             faults=tuple(_fault(row) for row in rows), images_read=whole.images_read, why_not_read=whole.why_not_read
         )
-        return Guarded(guarding=found, at=whole.guarded_at)
+
+
+def why_withheld(catalogue: Catalogue, input_set_id: str) -> str:
+    """The guard's reason for holding the draft back; "" when it does not."""
+    found = guarded(catalogue, input_set_id)
+    return found.why_withheld if found is not None else ""
 
 
 def _row(fault: Fault) -> dict[str, object]:

@@ -8,10 +8,12 @@ from datetime import datetime
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
+from umit_pacs.faults import Guarding
 from umit_pacs.handoffs import CompletionReason, Findings, ResultObject, RoutingDecision
 from umit_pacs.states import DeliveryState, InputSetState
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.deliveries import Commitment, Delivery, commitments_of, deliveries
+from umit_pacs.store.guardings import guarded
 from umit_pacs.store.instances import Quarantined, quarantined_of_study
 from umit_pacs.store.payload import from_json
 from umit_pacs.store.peer_counts import PeerCount, peer_count
@@ -21,6 +23,7 @@ from umit_pacs.store.tables import (
     DecisionRow,
     DeliveryRow,
     FindingsRow,
+    GuardingRow,
     InputSetInstance,
     InputSetRow,
     Instance,
@@ -73,6 +76,9 @@ class InputSetStory:
     decided_at: datetime | None
     findings: Findings | None
     found_at: datetime | None
+    #: what the guard found in these findings, None before it looked.
+    guarding: Guarding | None
+    guarded_at: datetime | None
     result_objects: tuple[ResultObject, ...]
     composed_at: datetime | None
     stopped: tuple[Stop, ...]
@@ -254,6 +260,7 @@ def _input_set_story(catalogue: Catalogue, session: Session, row: InputSetRow) -
     )
     decision = session.get(DecisionRow, row.input_set_id)
     findings = session.get(FindingsRow, row.input_set_id)
+    guarding = session.get(GuardingRow, row.input_set_id)
     composed_at = session.scalar(
         select(func.max(ResultObjectRow.composed_at)).where(ResultObjectRow.input_set_id == row.input_set_id)
     )
@@ -276,6 +283,8 @@ def _input_set_story(catalogue: Catalogue, session: Session, row: InputSetRow) -
         decided_at=decision.decided_at if decision is not None else None,
         findings=from_json(Findings, findings.payload) if findings is not None else None,
         found_at=findings.found_at if findings is not None else None,
+        guarding=guarded(catalogue, row.input_set_id),
+        guarded_at=guarding.guarded_at if guarding is not None else None,
         result_objects=result_objects(catalogue, row.input_set_id),
         composed_at=composed_at,
         stopped=stopped_objects(catalogue, row.input_set_id),

@@ -137,6 +137,12 @@ MISTAKES = {
         "window = [",
         "window: there is no such key: correct or remove it",
     ),
+    "nothing that is never assessed": (
+        "general.toml",
+        'never_assessed = [{ en = "Everything that was not asked.", zh = "未提问的所有内容。" }]',
+        "never_assessed = []",
+        "never_assessed: Tuple should have at least 1 item",
+    ),
     "a duplicate key": (
         "chest_ct.toml",
         "[findings.consolidation]\n",
@@ -389,7 +395,8 @@ def test_rules_know_the_templates_of_the_folder(folder, tmp_path):
     (folder / "hand.toml").write_text(hand, encoding="utf-8")
     rules = tmp_path / "rules.toml"
     rules.write_text(
-        '[[rules]]\nname = "hands"\nmatches_everything = true\n[rules.action]\nreport = true\nmode = "shadow"\ntemplate = "hand"\n',
+        '[[rules]]\nname = "hands"\nmatches_everything = true\n'
+        '[rules.action]\nreport = true\nmode = "shadow"\ntemplate = "hand"\n',
         encoding="utf-8",
     )
     config = configuration(tmp_path, folder)

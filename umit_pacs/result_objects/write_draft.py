@@ -39,6 +39,8 @@ class _Material:
     findings: Findings
     source: SourceStudy
     series: tuple[ReadSeries, ...]
+    #: the template of the first series, the general one where there is none: it orders the draft.
+    main: SRTemplate
     words: Words
     supersedes: bool
     guarding: Guarding
@@ -72,6 +74,7 @@ def write_draft(
         findings=findings,
         source=source,
         series=series,
+        main=main,
         words=words,
         supersedes=supersedes,
         guarding=found,
@@ -86,7 +89,7 @@ def write_draft(
         title=main.title[decision.language],
         procedure=main.procedure,
         body_part=(series[0].source.body_part if series else "") or next(iter(main.body_parts), ""),
-        sections=_sections(material, main),
+        sections=_sections(material),
         markings=markings,
         frames=frames,
         key_frames=key_frames(series, markings, frames),
@@ -109,8 +112,8 @@ def key_frames(
     return tuple(marked)
 
 
-def _sections(material: _Material, main: SRTemplate) -> tuple[DraftSection, ...]:
-    """The sections as the template of the first series codes and orders them."""
+def _sections(material: _Material) -> tuple[DraftSection, ...]:
+    """The sections as the main template codes and orders them."""
     words = material.words
     lines: dict[SectionKind, Iterable[DraftLine]] = {
         SectionKind.STATUS: _status_lines(material),
@@ -125,11 +128,11 @@ def _sections(material: _Material, main: SRTemplate) -> tuple[DraftSection, ...]
         DraftSection(
             kind=kind,
             heading=words(f"headings.{kind}"),
-            code=main.sections[kind].code,
-            line_code=main.sections[kind].line,
+            code=material.main.sections[kind].code,
+            line_code=material.main.sections[kind].line,
             lines=tuple(lines[kind]),
         )
-        for kind in main.section_order
+        for kind in material.main.section_order
     )
 
 
@@ -171,8 +174,9 @@ def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
     for one in material.series:
         if names := _not_asked(one, words):
             yield DraftLine(text=words("not_assessed.not_asked", names=words.listed(names)))
-    never = [text[words.language] for one in material.series for text in one.template.never_assessed]
-    yield from (DraftLine(text=text) for text in dict.fromkeys(never))
+    used = [one.template for one in material.series] or [material.main]
+    never = dict.fromkeys(text[words.language] for template in used for text in template.never_assessed)
+    yield from (DraftLine(text=text) for text in never)
     yield from (DraftLine(text=words("not_assessed.remark", text=text)) for text in material.decision.remarks)
 
 

@@ -146,8 +146,8 @@ class SRTemplate(Record):
     certain_from: float = Field(0.7, ge=0.0, le=1.0)
     #: centre and width that key images are drawn with when it is not known what the model saw.
     display_window: tuple[float, float] | None = None
-    #: what this modality can never claim or the model never looks at, listed under "Not assessed".
-    never_assessed: tuple[Texts, ...] = ()
+    #: what this modality can never claim or the model never looks at, listed under "Not assessed", never empty.
+    never_assessed: tuple[Texts, ...] = Field(min_length=1)
     #: phrases that no report after this template may state, whatever the model says: the images cannot show it.
     #: Compared without regard to case, English ones as whole words; a phrase is no other form of itself.
     never_claims: tuple[Texts, ...] = ()

@@ -204,6 +204,19 @@ class DeliverSettings(Section):
         return sum(self.pause_s(attempt) for attempt in range(1, attempts)) >= self.give_up_after_s
 
 
+class HL7Settings(Section):
+    """The HL7 listener (MLLP) that takes final reports; see docs/versions-and-feedback.md."""
+
+    port: Port = Field(0, description="TCP port; 0: no HL7 listener.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    certificate_file: Path | None = Field(None, description="Certificate chain of this node (PEM): TLS is on.")
+    key_file: Path | None = Field(None, description="Its private key (PEM), unless it stands in the same file.")
+    ca_file: Path | None = Field(None, description="Authority that callers' certificates must come from (PEM).")
+    maximum_message_bytes: int = Field(4 * 1024**2, ge=1024, description="Longest message that is taken.")
+    maximum_connections: int = Field(16, ge=1, description="Connections open at once.")
+    idle_timeout_s: float = Field(300.0, gt=0, description="Longest silence on a connection.")
+
+
 class ServeSettings(Section):
     """Processes and their supervision."""
 
@@ -235,6 +248,7 @@ class Settings(BaseSettings):
     compose: ComposeSettings = ComposeSettings()
     guard: GuardSettings = GuardSettings()
     deliver: DeliverSettings = DeliverSettings()
+    hl7: HL7Settings = HL7Settings()
     serve: ServeSettings = ServeSettings()
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import sqlite3
 from pathlib import Path
 
@@ -33,11 +34,12 @@ from tests.versions_fixtures import versioned_study
 from umit_pacs.cli import feedback as commands
 from umit_pacs.cli.options import console
 from umit_pacs.handoffs import ObjectKind
-from umit_pacs.settings import AssembleSettings
+from umit_pacs.hl7_network.listener import listening
+from umit_pacs.settings import AssembleSettings, HL7Settings
 from umit_pacs.states import InputSetState, RetireBy
 from umit_pacs.steps.assemble import assemble_due
 from umit_pacs.steps.export_feedback import export_feedback
-from umit_pacs.steps.feedback import FeedbackReader, read_reports
+from umit_pacs.steps.feedback import FeedbackReader, read_reports, take_final_message
 from umit_pacs.store.database import utc_now
 from umit_pacs.store.feedback import all_feedback, counts
 from umit_pacs.store.instances import count_recorded
@@ -215,6 +217,21 @@ def test_a_chinese_final_report_is_compared_with_an_english_draft(tmp_path, stud
     assert found["nodule"] is FindingVerdict.ACCEPTED
     assert found["pleural_effusion"] is FindingVerdict.REJECTED
     assert found["cardiomegaly"] is FindingVerdict.OMISSION
+
+
+def test_a_final_report_that_comes_as_a_message_is_matched_by_its_accession_number(study, reader, draft):
+    order = "|".join(["OBR", "1", *[""] * 16, study.study.accession_number, *[""] * 6, "F"])
+    text = "OBX|1|TX|18782-3^Report^LN||Nodule in the left lung.~No pleural effusion.||||||F"
+    content = "\r".join(["MSH|^~\\&|RIS|H|UMIT|H|||ORU^R01|7|P|2.5.1", order, text]).encode()
+    with listening(HL7Settings(), lambda report: take_final_message(reader, report)) as port:
+        for _ in range(2):  # the same message again is the same report
+            with socket.create_connection(("127.0.0.1", port), 10) as client:
+                client.sendall(b"\x0b" + content + b"\x1c\r")
+                assert b"MSA|AA|7" in client.recv(4096)
+    given = only_feedback(study)
+    assert given.source is FeedbackSource.FINAL_MESSAGE
+    assert verdicts(given)["nodule"] is FindingVerdict.ACCEPTED
+    assert verdicts(given)["pleural_effusion"] is FindingVerdict.REJECTED
 
 
 def test_what_tells_nothing_of_a_draft_has_its_reason_and_its_file(tmp_path, study, reader, draft):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.connection import Connection
 
@@ -13,12 +14,13 @@ from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.query import count_instances
 from umit_pacs.durable_work import Stage, take_over
 from umit_pacs.errors import RetryLater
+from umit_pacs.hl7_network.listener import listening
 from umit_pacs.node.lifecycle import Lifecycle
 from umit_pacs.node.workflows import running_workflows
 from umit_pacs.pipeline import Tools, assemble, sweep
 from umit_pacs.settings import Settings
 from umit_pacs.steps.assemble import CountInstances
-from umit_pacs.steps.feedback import FeedbackReader, read_reports
+from umit_pacs.steps.feedback import FeedbackReader, read_reports, take_final_message
 from umit_pacs.steps.route import seed_rules
 from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.leases import expired_workers, remove_worker
@@ -59,8 +61,9 @@ def run_schedule(settings: Settings, *, supervisor: Connection | None = None) ->
         assemble_again = _guarded(lambda: assemble_and_look_again(tools, count, scheduler))
         scheduler.add_job(assemble_again, "interval", seconds=ASSEMBLE_INTERVAL_S, id=ASSEMBLE_JOB)
         scheduler.start()
-        life.ready()
-        life.stop.wait()
+        with taking_messages(tools):
+            life.ready()
+            life.stop.wait()
         scheduler.shutdown(wait=False)
 
 
@@ -104,6 +107,17 @@ def forget_finished_work(tools: Tools) -> None:
 def look_at_reports(tools: Tools) -> None:
     """Read what radiologists sent about drafts: assessments and final reports."""
     read_reports(FeedbackReader(catalogue=tools.catalogue, files=tools.files, templates=tools.templates))
+
+
+@contextmanager
+def taking_messages(tools: Tools) -> Iterator[int | None]:
+    """Take final reports as HL7 messages while the block runs; the port, None where no listener is set up."""
+    if tools.settings.hl7.port == 0:
+        yield None
+        return
+    reader = FeedbackReader(catalogue=tools.catalogue, files=tools.files, templates=tools.templates)
+    with listening(tools.settings.hl7, lambda report: take_final_message(reader, report)) as port:
+        yield port
 
 
 def peer_counts(catalogue: Catalogue, settings: Settings) -> CountInstances:

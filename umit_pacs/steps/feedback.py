@@ -8,6 +8,7 @@ the report itself stands beside it then. What cannot be used is recorded with it
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,15 +30,23 @@ from umit_pacs.handoffs import (
     StoredInstance,
     Task,
 )
+from umit_pacs.hl7_network.messages import FinalReport
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.result_objects.reading import ReadSeries, read_findings
 from umit_pacs.result_objects.received_report import Judgement, ReceivedReport, ReportUnreadable, read_received_report
-from umit_pacs.result_objects.sources import SourceStudy, describe_series
+from umit_pacs.result_objects.sources import SourceStudy, describe_series, header_text
 from umit_pacs.result_objects.statements import OVERALL
 from umit_pacs.states import RejectionReason
 from umit_pacs.store import results
 from umit_pacs.store.database import Catalogue
-from umit_pacs.store.feedback import Feedback, drafted_version, input_set_of_result, record_feedback, unread_reports
+from umit_pacs.store.feedback import (
+    Feedback,
+    drafted_version,
+    input_set_of_result,
+    newest_drafts,
+    record_feedback,
+    unread_reports,
+)
 from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.guardings import guarded
 from umit_pacs.store.studies import input_set as stored_input_set
@@ -60,6 +69,8 @@ _CHINESE = re.compile(r"[一-鿿]")
 _WORD = re.compile(r"[一-鿿]|\w+")
 #: words of a report beyond these are not compared; no report has as many.
 _MOST_WORDS = 2000
+#: a report that is signed after so many newer drafts is matched by its Study Instance UID only.
+_MOST_DRAFTS_LOOKED_AT = 500
 #: a radiologist's rejection, in the words that go to every destination.
 REJECTED_BY_A_PERSON = "the radiologist rejected the draft"
 
@@ -82,11 +93,34 @@ def read_reports(reader: FeedbackReader) -> int:
     return told
 
 
-def take_final_text(reader: FeedbackReader, document: str, study_uid: str, text: str) -> Feedback:
-    """Set the text of a study's final report, which came as a message, against its draft; what was recorded."""
-    given = _final_report(reader, Feedback(document=document, source=FeedbackSource.FINAL_MESSAGE), study_uid, text)
+def take_final_message(reader: FeedbackReader, report: FinalReport) -> Feedback:
+    """Set a final report that came as an HL7 message against its study's draft; what was recorded.
+
+    The same message again is recorded once.
+    """
+    digest = hashlib.sha256(f"{report.control_id}\0{report.study_instance_uid}\0{report.text}".encode()).hexdigest()
+    empty = Feedback(document=f"hl7:{digest[:48]}", source=FeedbackSource.FINAL_MESSAGE)
+    study_uid = report.study_instance_uid or _study_with(reader, report.accession_numbers)
+    given = _final_report(reader, empty, study_uid, report.text)
     _record(reader, given)
     return given
+
+
+def _study_with(reader: FeedbackReader, accession_numbers: Sequence[str]) -> str:
+    """The drafted study whose images carry one of these accession numbers; "" for none or several.
+
+    The catalogue knows no accession numbers, so the headers of the newest drafts are looked at.
+    """
+    wanted = set(accession_numbers)
+    found: set[str] = set()
+    for version in newest_drafts(reader.catalogue, _MOST_DRAFTS_LOOKED_AT) if wanted else ():
+        try:
+            header = read_header(reader.files.path(version.instances[0].relative_path))
+        except (StudyUnusable, FileNotFoundError):
+            continue
+        if header_text(header, "AccessionNumber") in wanted:
+            found.add(version.study_instance_uid)
+    return found.pop() if len(found) == 1 else ""
 
 
 def take_review(

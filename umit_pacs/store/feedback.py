@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import cast
@@ -134,6 +134,19 @@ def drafted_version(catalogue: Catalogue, study_uid: str) -> InputSet | None:
             .limit(1)
         ).first()
     return None if drafted is None else input_set(catalogue, drafted)
+
+
+def newest_drafts(catalogue: Catalogue, at_most: int) -> Iterator[InputSet]:
+    """The versions that drafts were made of last, the latest first."""
+    statement = (
+        select(FindingsRow.input_set_id)
+        .where(exists().where(ResultObjectRow.input_set_id == FindingsRow.input_set_id))
+        .order_by(FindingsRow.found_at.desc())
+        .limit(at_most)
+    )
+    with catalogue.reading() as session:
+        ids = session.scalars(statement).all()
+    return (input_set(catalogue, each) for each in ids)
 
 
 def waiting_for_review(catalogue: Catalogue, at_most: int = 50) -> tuple[tuple[str, str, datetime], ...]:

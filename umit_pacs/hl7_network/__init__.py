@@ -1,0 +1,1 @@
+"""HL7 v2 over MLLP: the door for final reports of reporting systems."""

@@ -11,12 +11,21 @@ from dbos import DBOS
 from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, launch
 from umit_pacs.wake_ups import WakeUps
 
+#: studies that a poison waits for before it dies the first time.
+COMPANY = 2
+
 _place: dict[str, Path] = {}
 
 
 def analyse(input_set_id: str, attempt: int) -> None:
     note_start(input_set_id, attempt)
+    _write("begun", input_set_id)  # as often as it is taken in hand
+    if input_set_id.startswith("company") and not lines(_place["folder"], "died"):
+        threading.Event().wait()
     if input_set_id.startswith("poison"):
+        while input_set_id.endswith("with-company") and len(lines(_place["folder"], "begun")) < COMPANY + 1:
+            threading.Event().wait(0.02)
+        _write("died", input_set_id)
         os._exit(9)
     if input_set_id.startswith("endless"):
         threading.Event().wait()
@@ -36,12 +45,12 @@ def note_end(input_set_id: str) -> None:
     _write("ended", input_set_id)
 
 
-def run(workflow_url: str, folder: Path, executor: str) -> None:
+def run(workflow_url: str, folder: Path, executor: str, studies_in_hand: int = 1) -> None:
     """Run workflows until killed; wake-ups come in `folder`/wake."""
     _place["folder"] = folder
     # Only here: DBOS keeps one registry a process, and the tests' own process may hold the node's workflows.
     DBOS.workflow(name=Stage.ANALYSE, max_recovery_attempts=MAXIMUM_RECOVERIES)(analyse)
-    launch(workflow_url, executor, [Stage.ANALYSE], WakeUps(folder / "wake"))
+    launch(workflow_url, executor, [Stage.ANALYSE], WakeUps(folder / "wake"), studies_in_hand=studies_in_hand)
     threading.Event().wait()
 
 

@@ -14,19 +14,24 @@ work at the same moment therefore name the same workflow, and only one is made.
 from __future__ import annotations
 
 import enum
+import logging
 import platform
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSConfig
-from dbos._queue import queue_worker_thread
-from sqlalchemy import Engine, create_engine, event, make_url
+from dbos._queue import Queue, queue_worker_thread
+from sqlalchemy import Engine, and_, case, create_engine, event, func, make_url, or_, select
+from sqlalchemy.exc import DBAPIError
 
 from umit_pacs.wake_ups import WakeUps
+
+log = logging.getLogger(__name__)
 
 APPLICATION = "umit-pacs"
 #: set by hand, so that an upgrade goes on with the work in hand; raised when recorded steps would mean something else.
@@ -52,7 +57,7 @@ class Stage(enum.StrEnum):
     RETURN = "return"
 
 
-#: workflows of one stage that one process runs at the same time.
+#: workflows of one stage that one process runs at the same time; of ANALYSE as many as `launch` is told.
 CONCURRENCY = {Stage.ROUTE: 4, Stage.ANALYSE: 1, Stage.RETURN: 16}
 
 
@@ -81,8 +86,18 @@ def prepare_workflow_database(workflow_url: str) -> None:
         client.destroy()
 
 
-def launch(workflow_url: str, executor: str, listens_to: Sequence[Stage], wake_ups: WakeUps | None = None) -> None:
-    """Start running workflows of these stages in this process; those that this executor left unfinished first."""
+def launch(
+    workflow_url: str,
+    executor: str,
+    listens_to: Sequence[Stage],
+    wake_ups: WakeUps | None = None,
+    *,
+    studies_in_hand: int = 1,
+) -> None:
+    """Start running workflows of these stages in this process; those that this executor left unfinished first.
+
+    studies_in_hand: most workflows of ANALYSE at the same time; see `_may_be_in_hand`.
+    """
     config: DBOSConfig = {
         "name": APPLICATION,
         "system_database_url": workflow_url,
@@ -97,19 +112,52 @@ def launch(workflow_url: str, executor: str, listens_to: Sequence[Stage], wake_u
     DBOS.listen_queues([])  # DBOS would start threads that nobody can wake
     DBOS.launch()
     for stage in listens_to:
-        _watch_queue(node, stage, executor, wake_ups)
+        _watch_queue(node, stage, executor, wake_ups, studies_in_hand)
 
 
-def _watch_queue(node: DBOS, stage: Stage, executor: str, wake_ups: WakeUps | None) -> None:
+def _watch_queue(node: DBOS, stage: Stage, executor: str, wake_ups: WakeUps | None, studies_in_hand: int) -> None:
     """Run workflows of the stage as DBOS's own queue thread does, with pauses that a wake-up ends."""
-    pause = _WakeablePause()
-    node.background_thread_stop_events.append(pause)
     queue = DBOS.retrieve_queue(stage.value)
+    assert queue is not None, "prepare_workflow_database() comes before launch()"
+    pause = _WakeablePause()
+    if stage is Stage.ANALYSE:
+        queue.database_backed_queue = False  # or DBOS would read the registered number before every look
+        pause.before_look = partial(_limit, node, queue, executor, studies_in_hand)
+    node.background_thread_stop_events.append(pause)
     threading.Thread(
         target=queue_worker_thread, args=(pause, node, queue), name=f"queue-{stage.value}", daemon=True
     ).start()
     if wake_ups is not None:
         wake_ups.listen(stage.value, executor, pause.wake)
+
+
+def _limit(node: DBOS, queue: Queue, executor: str, studies_in_hand: int) -> None:
+    """Tell the queue how many workflows this process may have in hand; as before when the database is busy."""
+    try:
+        queue._worker_concurrency = _may_be_in_hand(node, queue.name, executor, studies_in_hand)
+    except DBAPIError as exc:
+        log.warning("queue_not_counted", extra={"queue": queue.name, "error": type(exc).__name__})
+
+
+def _may_be_in_hand(node: DBOS, queue: str, executor: str, studies_in_hand: int) -> int:
+    """How many workflows of a queue this process may have in hand now.
+
+    One, as long as one is waiting or in hand here that was in hand when a process died: should it be the one that kills
+    processes, nothing else is in hand when it does so again, and is counted among those that did. For urgent ones more
+    than `studies_in_hand`, up to twice as many, so that they need not wait for routine to end.
+    """
+    row = node._sys_db.tables.workflow_status.c
+    is_waiting = row.status == "ENQUEUED"
+    is_ours = and_(row.status == "PENDING", row.executor_id == executor)
+    has_seen_death = or_(and_(is_waiting, row.recovery_attempts > 0), and_(is_ours, row.recovery_attempts > 1))
+    counts = select(
+        func.count(case((is_ours, 1))),
+        func.count(case((and_(is_waiting, row.priority == URGENT_PRIORITY), 1))),
+        func.count(case((has_seen_death, 1))),
+    ).where(row.queue_name == queue, or_(is_waiting, is_ours))
+    with node._sys_db.engine.connect() as connection:
+        in_hand, urgent, suspect = connection.execute(counts).one()
+    return 1 if suspect else min(2 * studies_in_hand, max(studies_in_hand, in_hand + urgent))
 
 
 class _WakeablePause(threading.Event):
@@ -121,10 +169,12 @@ class _WakeablePause(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self._is_awake = threading.Event()
+        self.before_look: Callable[[], None] = lambda: None
 
     def wait(self, timeout: float | None = None) -> bool:
         self._is_awake.wait(timeout)
         self._is_awake.clear()
+        self.before_look()
         return self.is_set()
 
     def set(self) -> None:

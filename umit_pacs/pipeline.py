@@ -33,10 +33,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dbos import DBOS
 from dbos import error as dbos_error
@@ -103,10 +104,13 @@ class Tools:
     templates: TemplateLibrary
     #: what assemble and route have read of a study, once for both.
     headers: RememberedHeaders = field(default_factory=RememberedHeaders)
-    #: the engine for a checkpoint by name, "" for the configured one; only in a work process.
-    engine_for: Callable[[str], Engine] | None = None
+    #: lends the engine of a checkpoint by name, "" for the configured one, to one study; only in a work process.
+    engine_for: Callable[[str, Priority], AbstractContextManager[Engine]] | None = None
     #: called when a study is taken in hand and, with what it returns, when it is put down again.
     on_study: Callable[[], Callable[[], None]] = field(default=lambda: lambda: None)
+    #: decoding takes memory; pydicom has one strictness in writing, which `compose` raises: one study at a time each.
+    preparing: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+    composing: AbstractContextManager[Any] = field(default_factory=threading.Lock)
     #: set when this process has to stop: it takes nothing more in hand.
     is_stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -205,21 +209,22 @@ def ask_the_model(input_set_id: str) -> None:
         return
     assert tools.engine_for is not None, "analyse runs in a work process only"
     input_set, decision = studies.input_set(tools.catalogue, input_set_id), _decision(tools, input_set_id)
-    engine = tools.engine_for(decision.checkpoint)
-    if results.is_as_before(tools.catalogue, input_set, decision, engine.identity):
-        change_state(tools.catalogue, input_set_id, InputSetState.UNCHANGED, reason="nothing_changed")
-        return
-    findings = results.findings(tools.catalogue, input_set_id)
-    if findings is None or not _answers(findings, decision, engine.identity):
-        findings = _found_by_model(tools, engine, input_set, decision)
-        tools.assert_may_act(input_set_id)
-        results.record_findings(tools.catalogue, findings)
+    with tools.engine_for(decision.checkpoint, decision.priority) as engine:
+        if results.is_as_before(tools.catalogue, input_set, decision, engine.identity):
+            change_state(tools.catalogue, input_set_id, InputSetState.UNCHANGED, reason="nothing_changed")
+            return
+        findings = results.findings(tools.catalogue, input_set_id)
+        if findings is None or not _answers(findings, decision, engine.identity):
+            findings = _found_by_model(tools, engine, input_set, decision)
+            tools.assert_may_act(input_set_id)
+            results.record_findings(tools.catalogue, findings)
     change_state(tools.catalogue, input_set_id, InputSetState.ANALYSED)
 
 
 def _found_by_model(tools: Tools, engine: Engine, input_set: InputSet, decision: RoutingDecision) -> Findings:
-    started = time.monotonic()
-    prepared = prepare(input_set, decision.orders, tools.files, engine.requirements, tools.settings.model)
+    with tools.preparing:
+        started = time.monotonic()
+        prepared = prepare(input_set, decision.orders, tools.files, engine.requirements, tools.settings.model)
     prepare_s = time.monotonic() - started
     findings = infer(input_set.input_set_id, decision.orders, prepared, engine, tools.templates)
     return replace(
@@ -270,16 +275,17 @@ def write_results(input_set_id: str) -> None:
     assert findings is not None, "ANALYSED has findings"
     tools.assert_may_act(input_set_id)
     predecessor = results.predecessor_results(tools.catalogue, input_set)
-    composed = compose(
-        input_set,
-        decision,
-        findings,
-        predecessor,
-        tools.files,
-        tools.settings.compose,
-        tools.settings.model,
-        guarded(tools.catalogue, input_set_id),
-    )
+    with tools.composing:
+        composed = compose(
+            input_set,
+            decision,
+            findings,
+            predecessor,
+            tools.files,
+            tools.settings.compose,
+            tools.settings.model,
+            guarded(tools.catalogue, input_set_id),
+        )
     record_stopped_objects(tools.catalogue, input_set_id, composed.stopped)
     stopped = "; ".join(f"{item.kind} {item.number}: {item.detail}" for item in composed.stopped)
     if stopped and not composed.objects:
@@ -442,7 +448,8 @@ def sweep(tools: Tools) -> None:
     waiting += [StageOfStudy(Stage.RETURN, item) for item in input_sets_to_return(tools.catalogue, utc_now())]
     if not waiting:
         return
-    under_way = tools.starter.under_way()
+    # In this order: what is given up in between is seen by one of the two, and not started anew.
+    under_way = tools.starter.under_way() | {parsed(given_up) for given_up in tools.starter.given_up()}
     for item in waiting:
         if item in under_way:
             continue

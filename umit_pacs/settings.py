@@ -134,7 +134,7 @@ class ModelSettings(Section):
     device: str = Field("auto", description="auto, cpu or cuda[:N].")
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: as many as there are cores.")
     answer_timeout_s: float = Field(
-        300.0, gt=0, description="The watchdog ends the worker when one study takes longer."
+        300.0, gt=0, description="The watchdog ends the worker when one study takes longer; waiting does not count."
     )
     maximum_batch: int = Field(32, ge=1, description="Orders answered in one batch; halved when memory runs out.")
     image_pixel_budget: int = Field(64 * 1024**2, ge=1, description="Most pixels of one frame that are decoded.")
@@ -221,6 +221,9 @@ class ServeSettings(Section):
     """Processes and their supervision."""
 
     workers: int = Field(1, ge=1, le=64, description="Inference workers; one per accelerator.")
+    studies_in_hand: int = Field(
+        4, ge=1, le=32, description="Studies that one worker prepares and answers at the same time."
+    )
     shutdown_grace_s: float = Field(20.0, gt=0, description="Time for running associations and studies to end.")
     restart_pause_s: float = Field(
         1.0, gt=0, description="Pause before a crashed process is restarted; doubled each time."

@@ -25,7 +25,7 @@ from tests.tiny_checkpoint import IMAGE_PX, SLICES, tiny_answers, tiny_manifest,
 from umit_pacs.cli.checks import check_checkpoint
 from umit_pacs.errors import InvalidConfiguration, ModelBusy, NoUsableFrames
 from umit_pacs.handoffs import Abstention, Language, Task
-from umit_pacs.node.work_process import HotEngine
+from umit_pacs.node.work_process import open_checkpoint
 from umit_pacs.settings import ModelSettings, RemoteSettings, Settings, load_settings
 from umit_pacs.umit_model.answers import boxes_answer
 from umit_pacs.umit_model.checkpoint import write_manifest
@@ -214,7 +214,8 @@ def test_the_settings_choose_the_engine(server, tiny_folder, tmp_path):  # noqa:
     settings = remote_settings(server, tiny_folder)
     assert open_engine(settings, tmp_path).identity.device == "remote (vllm)"
     assert open_engine(tiny_settings(tiny_folder), tmp_path).identity.device == "cpu"
-    assert HotEngine(Settings(model=settings)).engine_for("").identity.device == "remote (vllm)"
+    opened = open_checkpoint(Settings(model=settings), settings.checkpoint)
+    assert opened.identity.device == "remote (vllm)"
 
 
 @pytest.mark.parametrize(

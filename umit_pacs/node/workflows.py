@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from umit_pacs.durable_work import Stage, WorkStarter, executor_name, launch, prepare_workflow_database
 from umit_pacs.errors import RetryLater
+from umit_pacs.handoffs import Priority
 from umit_pacs.node.lifecycle import Lifecycle, every
+from umit_pacs.node.watchdog import Watchdog
 from umit_pacs.pipeline import Tools, equip
 from umit_pacs.pixels.decoding_process import keep_one_ready
 from umit_pacs.settings import Settings
@@ -60,13 +62,12 @@ def running_workflows(
     life: Lifecycle,
     stage: Stage,
     *,
-    engine_for: Callable[[str], Engine] | None = None,
-    watch: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
+    engine_for: Callable[[str, Priority], AbstractContextManager[Engine]] | None = None,
+    watchdog: Watchdog | None = None,
 ) -> Iterator[Tools]:
     """Run the workflows of one stage in this process until the block ends, then let the studies in hand end.
 
     Those that do not end within `shutdown_grace_s` go back into their queue. Leaving the block ends the process.
-    watch: wraps what is called when a study is put down, for the watchdog.
     """
     prepare_workflow_database(settings.workflow_url)
     in_hand = StudiesInHand()
@@ -79,14 +80,17 @@ def running_workflows(
         worker=executor_name(life.process),
         templates=load_templates(settings.compose.templates_folder),
         engine_for=engine_for,
-        on_study=in_hand.take if watch is None else lambda: watch(in_hand.take()),
+        on_study=in_hand.take,
     )
+    if watchdog is not None:
+        tools.on_study = lambda: watchdog.watched(in_hand.take())
+        tools.preparing, tools.composing = watchdog.turn(), watchdog.turn()
     heartbeat(tools.catalogue, tools.worker, settings.serve.lease_s)
     every(settings.serve.lease_s / HEARTBEATS_PER_LEASE, threading.Event(), lambda: _beat(tools), name="heartbeat")
     equip(tools)
     if engine_for is not None:
         keep_one_ready(settings.model)
-    launch(settings.workflow_url, tools.worker, [stage], wake_ups)
+    launch(settings.workflow_url, tools.worker, [stage], wake_ups, studies_in_hand=settings.serve.studies_in_hand)
     try:
         yield tools
     finally:

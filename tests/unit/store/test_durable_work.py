@@ -50,9 +50,9 @@ def start_worker(workflow_url, tmp_path):
     """Starts a process that runs workflows; all are killed after the test."""
     started = []
 
-    def start(executor="work-0"):
+    def start(executor="work-0", studies_in_hand=1):
         worker = multiprocessing.get_context("spawn").Process(
-            target=durable_processes.run, args=(workflow_url, tmp_path, executor)
+            target=durable_processes.run, args=(workflow_url, tmp_path, executor, studies_in_hand)
         )
         worker.start()
         started.append(worker)
@@ -148,6 +148,33 @@ def test_work_that_kills_its_process_each_time_is_given_up_and_the_next_runs(sta
     starter.put_away("analyse:poison:0")
     assert starter.given_up() == ()
     assert starter.start(Stage.ANALYSE, "poison")  # a person may ask again
+
+
+def test_what_kills_its_process_does_so_alone_the_next_time(starter, start_worker, tmp_path):
+    names = [f"company-{number}" for number in range(durable_processes.COMPANY)]
+    for name in (*names, "poison-with-company"):
+        starter.start(Stage.ANALYSE, name)
+    for _ in range(MAXIMUM_RECOVERIES + 1):
+        worker = start_worker(studies_in_hand=3)
+        worker.join(60)
+        assert worker.exitcode == 9
+    start_worker(studies_in_hand=3)
+    wait_until(lambda: sorted(lines(tmp_path, "ended")) == names, what="its company ended")
+    wait_until(starter.given_up, what="it is given up")
+    assert starter.given_up() == ("analyse:poison-with-company:0",)
+    begun = lines(tmp_path, "begun")
+    assert [begun.count(name) for name in names] == [2] * len(names)
+
+
+def test_urgent_work_does_not_wait_for_routine_to_end(starter, start_worker, tmp_path):
+    for name in ("endless-a", "endless-b", "c"):
+        starter.start(Stage.ANALYSE, name)
+    start_worker(studies_in_hand=2)
+    wait_until(lambda: len(lines(tmp_path, "begun")) == 2, what="routine is in hand")
+    for name in ("urgent-a", "urgent-b"):
+        starter.start(Stage.ANALYSE, name, is_urgent=True)
+    wait_until(lambda: sorted(lines(tmp_path, "ended")) == ["urgent-a", "urgent-b"], what="the urgent ended")
+    assert "c" not in lines(tmp_path, "begun")
 
 
 def test_work_put_back_runs_elsewhere(starter, start_worker, tmp_path):

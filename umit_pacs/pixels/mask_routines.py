@@ -30,11 +30,11 @@ MOST_WALKED_VOXELS = 30_000
 #: Part of the box on each side of it that is looked at, too.
 MARGIN = 0.2
 #: In radii of the ellipsoid that the box encloses: up to the first is lesion, from the second on is none.
-_INNER_RADIUS, _OUTER_RADIUS = 0.35, 1.15
+_INNER_RADIUS, _OUTER_RADIUS = 0.7, 1.2
 #: How strongly an edge stops a walk.
-_BETA = 130.0
-#: A lesion differs from what surrounds it by so many spreads of the surroundings.
-_LEAST_CONTRAST = 1.0
+_BETA = 1000.0
+#: A lesion's median differs from that of its surroundings by so many of their interquartile ranges.
+_LEAST_CONTRAST = 0.5
 #: A mask of fewer voxels says less than the box.
 _LEAST_VOXELS = 4
 #: An ellipsoid fills 0.52 of the box around it. Outside of these shares a mask is no outline of what was boxed.
@@ -107,6 +107,8 @@ def _walked(boxed: BoxedValues, distance: Values) -> Mask:
     seeds[coarse <= max(_INNER_RADIUS, float(coarse.min()))] = 1
     if np.ptp(values) == 0 or not (seeds == 2).any():
         raise NoMask("mask_no_contrast")
+    # scikit-image measures steps against the spread, not its square: in units of the spread both are the same.
+    values = (values - values.mean()) / values.std()
     spacing = [mm / factor for mm, factor in zip(boxed.spacing_zyx_mm, factors, strict=True)]
     with warnings.catch_warnings():
         # It recommends a solver that is not installed, and tells of a label that another one encloses.
@@ -127,7 +129,7 @@ def _thinning(boxed: BoxedValues) -> list[float]:
 def _central_part(mask: Mask, distance: Values) -> Mask:
     """The connected part that holds most of the middle, without holes."""
     parts, _ = ndimage.label(mask)
-    central = parts[(distance < _INNER_RADIUS * 2) & mask]
+    central = parts[(distance < _INNER_RADIUS) & mask]
     if central.size == 0:
         raise NoMask("mask_too_small")
     return np.asarray(ndimage.binary_fill_holes(parts == np.bincount(central).argmax()))

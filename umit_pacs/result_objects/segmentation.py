@@ -162,7 +162,10 @@ def _make_references_exact(ds: Dataset, masks: Sequence[RegionMask], made: Prove
     for item in ds.iterall():
         if item.keyword == "SourceImageSequence":
             for source in item.value:
-                reference = references[str(source.ReferencedSOPInstanceUID)]
+                reference = references.get(str(source.ReferencedSOPInstanceUID))
+                if reference is None:
+                    # Frames of several segments share the item: it is exact already.
+                    continue
                 used.setdefault(str(reference.sop_instance_uid), reference)
                 source.ReferencedSOPClassUID = reference.sop_class_uid
                 source.ReferencedSOPInstanceUID = reference.sop_instance_uid

@@ -107,7 +107,8 @@ class _ImageSearch:
             width=max(round(frame.columns * scale), 1),
             height=max(round(frame.rows * scale), 1),
             keep_aspect=False,
-            grey=GreyRecipe(kind=GreyKind.HEADER),
+            # Without a window in the header everything is shown: writing is the brightest of all.
+            grey=GreyRecipe(kind=GreyKind.HEADER, percentile_low=0.0, percentile_high=100.0),
         )
         source = FrameToDecode(path=self._paths[frame.sop_instance_uid], frame_index=(frame.frame_number or 1) - 1)
         pixels = decoder.render([source], wanted, is_one_stack=False).pixels[0]

@@ -9,6 +9,7 @@ import logging
 import socket
 import socketserver
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A defect ends its connection without an answer, so that the sender sends again; the others go on."""
-        log.exception("connection_failed")
+        log.error("connection_failed", exc_info=sys.exception())
 
 
 class _Connection(socketserver.BaseRequestHandler):

@@ -66,6 +66,8 @@ def lesion_mask(boxed: BoxedValues, modality: str) -> tuple[Mask, str]:
 
     Raises NoMask with reason mask_no_contrast, mask_too_small or mask_fills_box.
     """
+    if not np.isfinite(boxed.values).all():
+        raise NoMask("mask_no_contrast")
     radii = _radii(boxed)
     is_in_box = np.abs(np.stack(radii)).max(axis=0) <= 1
     distance = np.sqrt(sum(axis**2 for axis in radii))
@@ -107,6 +109,8 @@ def _walked(boxed: BoxedValues, distance: Values) -> Mask:
     seeds[coarse <= max(_INNER_RADIUS, float(coarse.min()))] = 1
     if np.ptp(values) == 0 or not (seeds == 2).any():
         raise NoMask("mask_no_contrast")
+    if (seeds != 0).all():
+        raise NoMask("mask_too_small")
     # scikit-image measures steps against the spread, not its square: in units of the spread both are the same.
     values = (values - values.mean()) / values.std()
     spacing = [mm / factor for mm, factor in zip(boxed.spacing_zyx_mm, factors, strict=True)]

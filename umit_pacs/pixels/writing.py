@@ -7,14 +7,13 @@ out, for bright and for dark writing over the body.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +44,7 @@ class WrittenLine:
     box_px: tuple[int, int, int, int]
 
 
-@cache
+@functools.cache
 def reading_languages() -> tuple[str, ...]:
     """Languages that the program can read here; () where there is no such program."""
     if shutil.which(PROGRAM) is None:
@@ -64,10 +63,13 @@ def read_writing(pixels: Grey, *, timeout_s: float) -> tuple[WrittenLine, ...]:
     Raises WritingUnread when the program is missing, fails, or takes longer than `timeout_s` for all of it.
     """
     until = time.monotonic() + timeout_s
-    lines: list[WrittenLine] = []
-    for view in (lambda: pixels, lambda: _strokes(pixels), lambda: _strokes(255 - pixels)):
-        lines += _read(view(), until - time.monotonic())
-    return tuple(lines)
+    return tuple(line for view in _views(pixels) for line in _read(view, until - time.monotonic()))
+
+
+def _views(pixels: Grey) -> Iterator[Grey]:
+    yield pixels
+    yield _strokes(pixels)
+    yield _strokes(255 - pixels)
 
 
 def _read(pixels: Grey, timeout_s: float) -> Iterator[WrittenLine]:
@@ -119,21 +121,16 @@ def _strokes(pixels: Grey) -> Grey:
     if high <= floor:
         return np.full_like(pixels, 255)
     shown = np.clip((strokes - floor) / (high - floor), 0.0, 1.0)
-    return (255 - np.sqrt(shown) * 255).astype(np.uint8)
+    return np.asarray(255 - np.sqrt(shown) * 255, dtype=np.uint8)
 
 
 def _extreme(pixels: Grey, pick: Callable[[Grey, Grey], Grey]) -> Grey:
     """The least or greatest value in a square of `_STROKE_PX` around each pixel."""
-    for axis in (0, 1):
-        pixels = _extreme_along(pixels, pick, axis)
-    return pixels
+    return _extreme_of_rows(_extreme_of_rows(pixels, pick).T, pick).T
 
 
-def _extreme_along(pixels: Grey, pick: Callable[[Grey, Grey], Grey], axis: Literal[0, 1]) -> Grey:
-    half = _STROKE_PX // 2
-    padded = np.pad(pixels, [(half, half) if dimension == axis else (0, 0) for dimension in (0, 1)], mode="edge")
-    length = pixels.shape[axis]
-    found = padded.take(range(length), axis)
-    for shift in range(1, _STROKE_PX):
-        found = pick(found, padded.take(range(shift, shift + length), axis))
-    return found
+def _extreme_of_rows(pixels: Grey, pick: Callable[[Grey, Grey], Grey]) -> Grey:
+    """The same among the rows around each row."""
+    padded = np.pad(pixels, ((_STROKE_PX // 2, _STROKE_PX // 2), (0, 0)), mode="edge")
+    shifted = [padded[shift : shift + pixels.shape[0]] for shift in range(_STROKE_PX)]
+    return functools.reduce(pick, shifted)

@@ -94,12 +94,12 @@ def aged(tissues: Tissues, rng: np.random.Generator) -> tuple[Tissues, float]:
     while True:
         severity = rng.uniform(0.45, 1) if is_old else rng.uniform(0, 0.35)
         widened_mm, limit = severity * rng.uniform(3.0, 8.0), 0.42 + 0.45 * severity * rng.uniform(0.75, 1)
-        kept = _step((tissues.tissue - limit) / 0.12) * _step((tissues.from_ventricles_mm - widened_mm) / 0.8) * inside
+        kept = step((tissues.tissue - limit) / 0.12) * step((tissues.from_ventricles_mm - widened_mm) / 0.8) * inside
         share = float(kept.sum() / max(int(inside.sum()), 1))
         if not ATROPHIC_SHARE < share < USUAL_SHARE:
             break
         is_old = rng.random() < 0.5
-    white = _step((tissues.white_matter - tissues.grey_matter) / 0.22)
+    white = step((tissues.white_matter - tissues.grey_matter) / 0.22)
     aged = Tissues(
         grey_matter=kept * (1 - white),
         white_matter=kept * white,
@@ -110,7 +110,7 @@ def aged(tissues: Tissues, rng: np.random.Generator) -> tuple[Tissues, float]:
     return aged, share
 
 
-def _step(values: Grid) -> Grid:
+def step(values: Grid) -> Grid:
     """A smooth step from 0 to 1 around 0."""
     step: Grid = 1 / (1 + np.exp(-4 * values.clip(-6, 6), dtype=np.float32))
     return step

@@ -1,8 +1,9 @@
 """Brain MR for training: patients of the bank, who get lesions and a scan of their own when a study is drawn.
 
 The bank keeps what is slow: a bent head, aged, as the share of each tissue in every voxel. What T1 shows of a tissue is
-then a sum, so contrast, coil and noise are quick to draw; a mass pushes the shares aside within their slices. Grids
-have the model's width and the slices of an MR series, whose number differs from patient to patient.
+then a sum, so contrast, coil and noise are quick to draw. A mass pushes the shares aside within their slices; a brain
+is aged further by what its voxels lose to fluid. Grids have the model's width and the slices of an MR series, whose
+number differs from patient to patient.
 
 Arrays and positions are those of `training.placement`.
 """
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from training.brain_lesions import BrainLesion, Factors, brain_truth, draw_mass, put_lesions
-from training.brain_mr import ATROPHIC_SHARE, aged
+from training.brain_mr import ATROPHIC_SHARE, aged, step
 from training.head_template import SCALP_AND_SKULL_MM
 from training.head_warping import HeadSampler, Tissues, draw_head_warp
 from training.placement import ZYX, Ellipsoid, Placement, block_mean, triple
@@ -29,6 +30,8 @@ EDGE_PX = 112
 FINER_ZYX = (2, 2, 2)
 #: lesions are drawn on a grid finer than the bank's
 LESION_FINER_ZYX: Factors = (3, 2, 2)
+#: share of the studies whose brain is aged further than the bank has it
+AGED_SHARE = 0.4
 #: what the shares are of, in their order; bone and air give no signal
 SHARES = ("white_matter", "grey_matter", "fluid", "fat", "marrow", "muscle")
 
@@ -121,6 +124,7 @@ def draw_brain(patient: BrainPatient, rng: np.random.Generator) -> DrawnBrain:
         below_skin_mm=np.zeros(0, np.float32),  # the shares know the skin
         from_ventricles_mm=patient.from_ventricles_mm.astype(np.float32),
     )
+    tissue_share = _aged_further(shares[:3], patient, rng) if rng.random() < AGED_SHARE else patient.tissue_share
     mass = draw_mass(tissues, placement, rng, finer=LESION_FINER_ZYX) if rng.random() < 0.3 else None
     if mass is not None:
         _push_aside(shares[:3], placement, mass)
@@ -130,8 +134,27 @@ def draw_brain(patient: BrainPatient, rng: np.random.Generator) -> DrawnBrain:
         signal=_acquired(signal, rng),
         placement=placement,
         lesions=tuple(lesions),
-        is_atrophic=patient.tissue_share < ATROPHIC_SHARE,
+        is_atrophic=tissue_share < ATROPHIC_SHARE,
     )
+
+
+def _aged_further(shares: Grid, patient: BrainPatient, rng: np.random.Generator) -> float:
+    """Widen ventricles and sulci until the brain is atrophic, where a few tries lead there.
+
+    shares: (3, Z, Y, X) white matter, grey matter and fluid, changed in place. Returns the share of tissue inside the
+    skull.
+    """
+    tissue, room = shares[0] + shares[1], shares.sum(axis=0)
+    from_ventricles_mm = patient.from_ventricles_mm.astype(np.float32)
+    for _ in range(4):
+        widened_mm, limit = np.float32(rng.uniform(2.0, 8.0)), np.float32(rng.uniform(0.6, 0.9))
+        kept = step((tissue - limit) / 0.15) * step((from_ventricles_mm - widened_mm) / 0.8)
+        tissue_share = float((tissue * kept).sum() / room.sum())
+        if tissue_share < ATROPHIC_SHARE:
+            shares[:2] *= kept
+            shares[2] = room - shares[0] - shares[1]
+            return tissue_share
+    return patient.tissue_share
 
 
 def _push_aside(shares: Grid, placement: Placement, mass: Ellipsoid) -> None:

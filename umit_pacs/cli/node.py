@@ -75,9 +75,10 @@ def _add_default(table: Any, key: str, value: object) -> None:
 
 def serve(config: ConfigOption = None) -> None:
     """Run receive, work, deliver and schedule, and restart what crashes."""
+    from umit_pacs.node.kept_templates import keep_templates
     from umit_pacs.node.supervisor import serve as run
 
-    raise typer.Exit(run(settings_from(config)))
+    raise typer.Exit(run(keep_templates(settings_from(config))))
 
 
 def receive(config: ConfigOption = None) -> None:

@@ -7,7 +7,6 @@ crashes comes back with the words that its neighbours use.
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,8 +14,6 @@ from pathlib import Path
 from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.settings import Settings
 from umit_pacs.vocabulary import TemplateLibrary, load_templates, read_templates
-
-log = logging.getLogger(__name__)
 
 
 def keep_templates(settings: Settings) -> Settings:
@@ -29,7 +26,6 @@ def keep_templates(settings: Settings) -> Settings:
         load_templates()
         return settings
     kept = _keep(folder, settings.store.folder / "templates")
-    log.info("templates_kept", extra={"version": kept.name})
     return settings.model_copy(
         update={"compose": settings.compose.model_copy(update={"templates_folder": kept.resolve()})}
     )

@@ -17,7 +17,6 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from umit_pacs.logs import configure_logging
-from umit_pacs.node.kept_templates import keep_templates
 from umit_pacs.node.lifecycle import READY, prepare_catalogue
 from umit_pacs.settings import ServeSettings, Settings
 
@@ -61,7 +60,6 @@ def plans(settings: Settings) -> tuple[ProcessPlan, ...]:
 def serve(settings: Settings, processes: Sequence[ProcessPlan] | None = None) -> int:
     """Run receive, work, deliver and schedule until SIGTERM or SIGINT; the exit status for the shell."""
     configure_logging(settings.serve.log_format, settings.serve.log_level, "serve")
-    settings = keep_templates(settings)
     prepare_catalogue(settings)
     return Supervisor(settings, processes if processes is not None else plans(settings)).run()
 

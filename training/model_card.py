@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from umit_pacs.umit_model.checkpoint import EvaluationFigure, Manifest
+from umit_pacs.umit_model.checkpoint import EvaluationFigure, Manifest, QuantisationLoss, QuantisedFigure
 
 _LIMITS = """\
 - Every simulated patient is a deformation of one real person's CT. Children, scoliosis, surgery, devices, arms at the
@@ -35,6 +35,7 @@ def write_model_card(target: Path, manifest: Manifest) -> None:
         "## Figures",
         "",
         *_figures(manifest.evaluation),
+        *_quantisation(manifest),
     ]
     (target / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -60,3 +61,35 @@ def _no_better_than_trivial(figures: tuple[EvaluationFigure, ...]) -> list[str]:
         if f.value <= bars.get((f.task, f.metric, f.data), -1.0)
     ]
     return ["Not better than always giving the most frequent answer, so not learned:", "", *failed] if failed else []
+
+
+def _quantisation(manifest: Manifest) -> list[str]:
+    """How the weights are stored, and what quantising them costs each task."""
+    losses, stored = manifest.quantisation_losses, manifest.stored_quantisation
+    if not losses:
+        return ["", "## Quantisation", "", f"The files hold {stored} weights."] if stored != "none" else []
+    heads = ["full weights" if figure.quantisation == "none" else figure.quantisation for figure in losses[0].figures]
+    columns = ["task", "modality", "measure", *heads, "n", "measured on"]
+    return [
+        "",
+        "## Quantisation",
+        "",
+        "The same questions asked of the full weights and of the same weights quantised, with the same calibration.",
+        "Square brackets: 95 % intervals; round ones: answers that are word for word those of the full weights. Of",
+        "`error_mm` less is better, of the others more.",
+        "",
+        f"| {' | '.join(columns)} |",
+        f"|{' --- |' * len(columns)}",
+        *(f"| {' | '.join(_loss_cells(loss))} |" for loss in losses),
+    ]
+
+
+def _loss_cells(loss: QuantisationLoss) -> list[str]:
+    values = [_loss_cell(figure) for figure in loss.figures]
+    return [loss.task, loss.modality, loss.metric, *values, str(loss.samples), loss.data]
+
+
+def _loss_cell(figure: QuantisedFigure) -> str:
+    between = "" if figure.low is None else f" [{figure.low:.3f} to {figure.high:.3f}]"
+    same = "" if figure.quantisation == "none" else f" ({100 * figure.same_answers:.0f} %)"
+    return f"{figure.value:.3f}{between}{same}"

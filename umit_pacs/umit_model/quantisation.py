@@ -23,12 +23,15 @@ from transformers import BitsAndBytesConfig
 
 from umit_pacs.errors import CheckpointInvalid
 from umit_pacs.umit_model.checkpoint import Manifest, read_json
+from umit_pacs.umit_model.weights import stored_tensors
 
 Quantisation = Literal["none", "int8", "nf4"]
 
 #: bitsandbytes quantises what is not named here. Names match from the start, so `visual` alone would spare nothing; the
 #: vision tower must be spared: quantised it misreads images and is five times slower.
 _NOT_QUANTISED = ["model.visual", "lm_head"]
+#: the tensor beside quantised values that scales them, and the number format of the values
+_STORED = {"int8": (".SCB", "I8"), "nf4": (".weight.absmax", "U8")}
 #: bitsandbytes packs 4-bit weights in blocks of this many inputs; on the CPU another width fails at the first answer.
 _NF4_BLOCK = 64
 
@@ -56,7 +59,8 @@ def number_format_of(manifest: Manifest) -> torch.dtype:
 def assert_stored_as_ours(folder: Path, manifest: Manifest) -> None:
     """Raise CheckpointInvalid unless quantised files were written with the settings that this node quantises with.
 
-    folder: the base model's. transformers takes the settings from its config.json.
+    folder: the base model's. transformers takes the settings from its config.json, and would cast values of another
+    number format without a word.
     """
     wanted = quantisation_config(manifest.stored_quantisation, number_format_of(manifest))
     expected = {} if wanted is None else wanted.to_dict()
@@ -65,6 +69,13 @@ def assert_stored_as_ours(folder: Path, manifest: Manifest) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise CheckpointInvalid(f"{path}: quantised with {name} {found.get(name)!r}, not {expected.get(name)!r}")
+    if manifest.stored_quantisation != "none":
+        scale, number_format = _STORED[manifest.stored_quantisation]
+        tensors = stored_tensors(folder, may_be_quantised=True)
+        for layer in sorted(name.removesuffix(scale) for name in tensors if name.endswith(scale)):
+            values = tensors.get(f"{layer}.weight")
+            if values is None or values.number_format != number_format:
+                raise CheckpointInvalid(f"{folder}: {layer} does not hold values of {number_format}")
 
 
 def assert_quantised_layers(network: Any, quantisation: Quantisation, folder: Path) -> None:

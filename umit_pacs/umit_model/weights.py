@@ -24,6 +24,8 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 _NUMBER_FORMATS = frozenset({"F32", "BF16", "F16"})
+#: of quantised values and their settings
+_QUANTISED_FORMATS = frozenset({"I8", "U8"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,19 +59,20 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in sorted(named))
 
 
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+def stored_tensors(folder: Path, *, may_be_quantised: bool = False) -> dict[str, StoredTensor]:
     """All weights of a folder by today's name.
 
     Raises CheckpointInvalid for a file that cannot be read, a number format that is none of ours, a name that stands in
     two files, and an index that says otherwise than its files.
     """
     found: dict[str, StoredTensor] = {}
+    known = _NUMBER_FORMATS | (_QUANTISED_FORMATS if may_be_quantised else frozenset())
     for file in weight_files(folder):
         for tensor in _tensors_of(file):
             name = todays_name(tensor.key)
             if name in found:
                 raise CheckpointInvalid(f"{file}: {tensor.key} is in {found[name].file.name} too")
-            if tensor.number_format not in _NUMBER_FORMATS:
+            if tensor.number_format not in known:
                 raise CheckpointInvalid(f"{file}: {tensor.key} is stored as {tensor.number_format}")
             found[name] = tensor
     if (folder / INDEX_FILE).is_file():

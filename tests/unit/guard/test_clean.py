@@ -119,7 +119,7 @@ def test_plain_free_text_passes(text, language):
 
 @pytest.mark.parametrize("recorded", REAL, ids=lambda recorded: f"{recorded['study']} {recorded['language']}")
 def test_real_answers_of_the_shipped_checkpoint_pass_unchanged(recorded):
-    """Recorded from umit-demo 0.3.0 about studies of training/samples.py; none of them contradicts itself."""
+    """Recorded from umit-demo 0.3.0 about radiographs of training/samples.py; none of them contradicts itself."""
     findings, language = from_json(Findings, json.dumps(recorded["findings"])), Language(recorded["language"])
     order = findings.results[0].order
     header = header_of(order.template, SeriesInstanceUID=order.series_instance_uid, **SIMULATED)

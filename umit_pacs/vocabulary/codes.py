@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import cast
 
-from pydicom.sr._concepts_dict import concepts
-
 from umit_pacs.vocabulary.records import Coding
 
 #: scheme, keyword and value to meaning and context groups; pydicom's public dictionary can only be asked by keyword.
@@ -19,6 +17,8 @@ Meanings = Mapping[tuple[str, str], frozenset[str]]
 @cache
 def standard_meanings() -> Meanings:
     """What PS3.16 calls each code of DCM, SNOMED CT, LOINC, UCUM, RadLex and others, as pydicom lists it."""
+    from pydicom.sr._concepts_dict import concepts  # noqa: PLC0415 (large, and only a check needs it)
+
     known: dict[tuple[str, str], set[str]] = {}
     for scheme, terms in cast(_Concepts, concepts).items():
         for codes in terms.values():

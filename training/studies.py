@@ -140,7 +140,7 @@ class StudyKind:
 
         The images of a volume cost most of its step, so it is asked twice as much.
         """
-        counts = {Task.DETECTION: 2, Task.DETECTION_3D: 2, Task.VQA: 3, Task.LANDMARK: 2}
+        counts = {Task.DETECTION: 3, Task.DETECTION_3D: 2, Task.VQA: 5, Task.LANDMARK: 3}
         tasks = self.tasks if self.pixels.slices is None else self.tasks * 2
         asked: list[Question] = []
         for task in tasks:

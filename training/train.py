@@ -32,7 +32,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from training.alignment import DenseTargets, Probe
 from training.bank import BankConfig, Kind, bank_hash
-from training.model import ModelConfig, build_network, build_processor, vision_features
+from training.model import MASKED_ATTENTION, ModelConfig, build_network, build_processor, vision_features
 from training.packing import Packer, answer_loss
 from training.prefetch import ahead
 from training.studies import Study, StudyKind, open_kind
@@ -86,11 +86,13 @@ class TrainConfig:
     stage2: StageConfig = StageConfig(steps=150, learning_rate=3e-4, matrix_learning_rate=5e-4, warm_up_steps=20)
     adapter: StageConfig = StageConfig(steps=60, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
     #: the kinds of study that the steps take in turn
-    cycle: tuple[Kind, ...] = ("radiograph", "ct")
+    cycle: tuple[Kind, ...] = ("radiograph", "ct", "radiograph", "pet", "radiograph", "ct", "radiograph", "brain_mr")
     sizes: dict[Kind, KindSizes] = field(
         default_factory=lambda: {
             "radiograph": KindSizes(sight_studies=32, sight_images=1, studies=16),
             "ct": KindSizes(sight_studies=8, sight_images=10, studies=4),
+            "pet": KindSizes(sight_studies=8, sight_images=10, studies=4),
+            "brain_mr": KindSizes(sight_studies=8, sight_images=10, studies=4),
         }
     )
     #: held-out studies are looked at every so many steps
@@ -134,8 +136,7 @@ def set_up(config: TrainConfig, bank: Path, folder: Path, *, start: Path | None 
     network = build_network(config.model, tokenizer)
     if start is not None:
         start_from(network, tokenizer, start)
-    # Additive masks and plain matrix products: on the CPU faster to learn with than fused attention.
-    network.model.language_model.config._attn_implementation = "eager"
+    network.model.language_model.config._attn_implementation = MASKED_ATTENTION
     packers = {name: Packer(network, processor, kind.images, kind.pixels.width) for name, kind in kinds.items()}
     probes = {
         name: Probe(kind.examiner.template, kind.token_grid(processor.block_px), config.model.width)
@@ -162,7 +163,7 @@ def _write_config(config: TrainConfig, kinds: dict[Kind, StudyKind], path: Path,
             raise ValueError(f"{path.parent} holds a run of another configuration; remove it or choose another folder")
         return
     facts = {"data": bank_hash(config.bank), "commit": _commit(), "started": time.strftime("%Y-%m-%d")}
-    counts = {name: len(kind.radiographs) + len(kind.cts) for name, kind in kinds.items()}
+    counts = {name: len(kind.patients) for name, kind in kinds.items()}
     earlier = [] if start is None else json.loads((start / "training.json").read_text(encoding="utf-8"))
     text = json.dumps({**facts, "patients": counts, "config": written, "earlier": earlier}, indent=2)
     path.write_text(text + "\n", encoding="utf-8")

@@ -269,6 +269,7 @@ def test_training_computes_what_the_model_itself_computes(bench, kind_name):
         ).last_hidden_state
         packed = network.lm_head(hidden)[0]
         start = len(packer.head.token_ids)
+        network.model.language_model.config._attn_implementation = "eager"  # transformers' own
         for question in questions[1][:3]:
             prompt = processor.prompt(question.instruction, inputs["image_grid_thw"].tolist())
             ids = processor.tokenizer(prompt + question.answer + "<|im_end|>", return_tensors="pt")["input_ids"]

@@ -74,7 +74,7 @@ def _pdf(work: Composition) -> bytes:
     draft, made = work.draft, work.made
     fonts = find_fonts(draft.language, work.settings.font)
     plans = [*_text_plans(work, fonts), *_picture_plans(work, fonts)]
-    pages = [_render(plan, number, len(plans), work, fonts) for number, plan in enumerate(plans, 1)]
+    pages = (_render(plan, number, len(plans), work, fonts) for number, plan in enumerate(plans, 1))
     return write_pdf(
         pages,
         _SIZE_PT,
@@ -115,7 +115,6 @@ def _picture_plans(work: Composition, fonts: Fonts) -> Iterator[_Plan]:
         markings = [marking for marking in draft.markings if marking.key_frame == frame]
         picture = draw_picture(grey, frame, markings, fonts, words)
         draw_sides(picture, series.left_direction, fonts)
-        picture = picture.resize((size_px[0] * _SCALE, size_px[1] * _SCALE))
         yield _Plan(rows=text_rows(caption_of(frame, draft, source, words), fonts, _COLUMN_PX), picture=picture)
 
 
@@ -130,8 +129,9 @@ def _render(plan: _Plan, number: int, count: int, work: Composition, fonts: Font
     page.write(footer, fonts.regular(13), _MARGIN_PX, _HEIGHT_PX - _FOOTER_PX + 12, _GREY)
     top = _TOP_PX
     if plan.picture is not None:
-        page.image.paste(plan.picture, (_MARGIN_PX * _SCALE, top * _SCALE))
-        top += plan.picture.height // _SCALE + 12
+        size_px = (plan.picture.width * _SCALE, plan.picture.height * _SCALE)
+        page.image.paste(plan.picture.resize(size_px), (_MARGIN_PX * _SCALE, top * _SCALE))
+        top += plan.picture.height + 12
     for row in plan.rows:
         if row.font is not None:
             page.write(row.text, row.font, _MARGIN_PX + row.indent_px, top, _on_paper(row.colour))

@@ -8,7 +8,7 @@ number in it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -22,12 +22,14 @@ from PIL import Image, ImageCms
 _ADVANCE = 0.5
 #: Every code stands for the glyph with this number.
 _GLYPH = b"\x00\x01"
-_TO_UNICODE = b"""/CIDInit /ProcSet findresource begin 12 dict begin begincmap
+_TO_UNICODE = """/CIDInit /ProcSet findresource begin 12 dict begin begincmap
 /CIDSystemInfo << /Registry (Adobe) /Ordering (UCS) /Supplement 0 >> def
 /CMapName /Adobe-Identity-UCS def /CMapType 2 def
 1 begincodespacerange <0000> <FFFF> endcodespacerange
-1 beginbfrange <0000> <FFFF> <0000> endbfrange
+{blocks}
 endcmap CMapName currentdict /CMap defineresource pop end end"""
+#: Characters in one block of the map (Adobe Technical Note 5014).
+_BLOCK = 100
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:pdfaid="http://www.aiim.org/pdfa/ns/id/" xmlns:dc="http://purl.org/dc/elements/1.1/"
@@ -59,13 +61,20 @@ class PDFPage:
 
 
 def write_pdf(
-    pages: Sequence[PDFPage], size_pt: tuple[float, float], *, title: str, language: str, made_at: datetime
+    pages: Iterable[PDFPage], size_pt: tuple[float, float], *, title: str, language: str, made_at: datetime
 ) -> bytes:
-    """The file; the same arguments give the same bytes. size_pt: width and height of every page in points."""
+    """The file; the same arguments give the same bytes. size_pt: width and height of every page in points.
+
+    One page is held at a time.
+    """
     pdf = pydyf.PDF()
-    font = _add_font(pdf)
+    to_unicode = _deflated(b"")
+    font = _add_font(pdf, _add(pdf, to_unicode))
+    codes: set[bytes] = set()
     for page in pages:
         _add_page(pdf, page, size_pt, font)
+        codes.update(code for text in page.texts for code in _codes(text.text))
+    to_unicode.stream = [zlib.compress(_map_to_unicode(sorted(codes)))]
     xmp = _XMP.format(title=escape(title), language=language, made_at=made_at.isoformat(timespec="seconds"))
     # Not compressed, so that any program finds it (ISO 19005-2 6.6.2.1).
     metadata = pydyf.Stream([xmp.encode("utf-8")], {"Type": "/Metadata", "Subtype": "/XML"})
@@ -104,7 +113,22 @@ def _add_output_intent(pdf: pydyf.PDF) -> pydyf.Dictionary:
     )
 
 
-def _add_font(pdf: pydyf.PDF) -> bytes:
+def _codes(text: str) -> Iterator[bytes]:
+    """The UTF-16 code units of a text."""
+    units = text.encode("utf-16-be")
+    yield from (units[at : at + 2] for at in range(0, len(units), 2))
+
+
+def _map_to_unicode(codes: Sequence[bytes]) -> bytes:
+    """Every code stands for itself (ISO 32000-1 9.10.3)."""
+    blocks = []
+    for start in range(0, len(codes), _BLOCK):
+        lines = [f"<{code.hex()}> <{code.hex()}>" for code in codes[start : start + _BLOCK]]
+        blocks += [f"{len(lines)} beginbfchar", *lines, "endbfchar"]
+    return _TO_UNICODE.format(blocks="\n".join(blocks)).encode("ascii")
+
+
+def _add_font(pdf: pydyf.PDF, to_unicode: bytes) -> bytes:
     """A composite font whose codes are UTF-16 and whose glyphs are all the blank one (ISO 32000-1 9.7)."""
     file = resources.files("umit_pacs.result_objects").joinpath("blank.ttf").read_bytes()
     descriptor = pydyf.Dictionary(
@@ -139,7 +163,7 @@ def _add_font(pdf: pydyf.PDF) -> bytes:
             "BaseFont": "/Blank",
             "Encoding": "/Identity-H",
             "DescendantFonts": pydyf.Array([_add(pdf, descendant)]),
-            "ToUnicode": _add(pdf, _deflated(_TO_UNICODE)),
+            "ToUnicode": to_unicode,
         }
     )
     return _add(pdf, font)

@@ -132,6 +132,17 @@ def test_real_answers_of_the_shipped_checkpoint_pass_unchanged(recorded):
     assert guarded == write_draft(decision, findings, source, load_templates())
 
 
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Small pleural effusion on the left. No pleural effusion on the right.", Language.ENGLISH),
+        ("左侧胸腔积液。右侧胸腔未见积液。", Language.CHINESE),
+    ],
+)
+def test_a_denial_of_one_side_leaves_the_other_open(text, language):
+    assert faults_of(text, "chest_radiograph", language, searches={"pleural_effusion": "left"}) == ()
+
+
 def test_comparison_is_allowed_with_a_prior_that_was_read():
     findings = findings_of(report("The cardiac silhouette is unchanged.", "chest_radiograph", Language.ENGLISH))
     source = source_of(header_of("chest_radiograph"))

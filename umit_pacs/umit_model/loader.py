@@ -144,6 +144,10 @@ def load_network(folder: Path, manifest: Manifest, quantisation: Quantisation, d
     for what, keys in loading.items():
         if keys and what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
             raise CheckpointInvalid(f"{folder}: {what.replace('_', ' ')}, e.g. {sorted(map(str, keys))[0]}")
+    if is_stored:
+        # Files with quantised weights are loaded in their own number formats, whatever is asked for.
+        for weight in network.parameters():
+            weight.data = weight.data.to(number_format) if weight.is_floating_point() else weight.data
     assert_quantised_layers(network, quantisation, folder)
     network.eval()
     network.requires_grad_(False)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, replace
+from importlib import resources
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from tests.phantoms import Study, write_cr_image
-from tests.result_fixtures import chest_pixels, radiograph_results, run_of
+from tests.result_fixtures import answer, chest_pixels, order, radiograph_results, run_of
 from tests.unit.guard.studies import header_of
 from umit_pacs.faults import FaultOutcome, GuardCheck
-from umit_pacs.handoffs import Language
+from umit_pacs.handoffs import Language, Task
 from umit_pacs.pixels.writing import read_writing, reading_languages
 from umit_pacs.result_objects.fonts import find_fonts
 from umit_pacs.result_objects.guard.identity import identity_of
@@ -76,6 +77,18 @@ def test_what_stands_in_an_image_holds_the_draft_back(tmp_path, text, at, reason
 def test_a_chinese_name_is_the_patients_own(tmp_path):
     faults = image_faults(radiograph_with(tmp_path, "王小东  男  65岁", study=WANG, size_px=40))
     assert [fault.reason for fault in faults] == ["identity_on_image"]
+
+
+def test_a_real_ultrasound_image_with_its_patients_data(tmp_path):
+    (tmp_path / "instances").mkdir()
+    real = resources.files("deid_data") / "data" / "ultrasounds" / "GREYSCALE_IMAGE.dcm"
+    (tmp_path / "instances" / "image.dcm").write_bytes(real.read_bytes())
+
+    def results(frames, language):
+        return (answer(order(Task.VQA, frames, language, "general", question="?"), frames[:1], text="Two cysts."),)
+
+    (fault,) = image_faults(run_of(tmp_path, results, Language.ENGLISH))
+    assert (fault.reason, fault.outcome) == ("identity_on_image", FaultOutcome.WITHHELD)
 
 
 def test_an_administrator_may_have_the_patients_own_data_said_only(tmp_path):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 from rich.console import Console
 
 from tests.model_fixtures import radiograph, tiny_folder, tiny_settings, volume  # noqa: F401
 from tests.tiny_checkpoint import tiny_manifest
-from umit_pacs.cli.bench_infer import STUDIES, bench_infer, infer_tables
+from umit_pacs.cli.bench_infer import STUDIES, _time_many, bench_infer, infer_tables
 from umit_pacs.cli.bench_plain import PlainModel
 from umit_pacs.cli.bench_tasks import task_set
 from umit_pacs.handoffs import Language, Task
@@ -29,6 +30,10 @@ def test_the_whole_task_set_is_timed_in_both_ways_and_told(tiny_folder):  # noqa
     assert study.tokens > study.orders
     assert study.ratio == pytest.approx(study.plain_s / study.engine_s)
     assert [many.rows for many in times.many] == [study.orders, 2 * study.orders]
+    assert (times.largest_batch, times.is_memory_full) == (2 * study.orders, False)
+    assert all(0.0 < many.peak_share for many in times.many)
+    assert [waiting.in_hand for waiting in times.waiting] == [1, settings.serve.studies_in_hand]
+    assert all(waiting.cpu_s_per_study > 0 for waiting in times.waiting)
     facts = asdict(times)
     assert facts["studies"][0]["same_answers"] <= study.orders
     assert times.adapter_switch_ms is not None
@@ -38,6 +43,23 @@ def test_the_whole_task_set_is_timed_in_both_ways_and_told(tiny_folder):  # noqa
     text = console.export_text()
     assert "plain over engine" in text
     assert f"2 radiographs at once, {2 * study.orders} rows" in text
+    assert f"{2 * study.orders} rows, no more were tried" in text
+    assert f"2 radiographs from file, {settings.serve.studies_in_hand} in hand" in text
+
+
+def test_the_largest_batch_is_what_memory_held(tiny_folder):  # noqa: F811
+    loaded = load_model(tiny_settings(tiny_folder), tiny_folder.parent)
+    orders = task_set(TEMPLATES.by_key("chest_radiograph"), "DX", Language.ENGLISH, loaded.manifest)
+    held = len(orders) + 1
+
+    def short_of_memory(layer, args):
+        if args[0].shape[0] > held:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    loaded.network.model.language_model.layers[0].register_forward_pre_hook(short_of_memory)
+    many, largest = _time_many(loaded, radiograph(), orders, TEMPLATES, 8)
+    assert [one.studies for one in many] == [1]
+    assert largest == len(orders)
 
 
 def test_only_what_the_checkpoint_was_trained_for_is_asked():

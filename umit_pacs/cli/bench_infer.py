@@ -12,12 +12,14 @@ import psutil
 import torch
 from rich.table import Table
 
+from umit_pacs.cli.bench_peak import counted_flops, peak_flops_per_s
 from umit_pacs.cli.bench_plain import PlainAnswer, PlainModel
 from umit_pacs.cli.bench_tasks import prepared_ct, prepared_radiograph, task_set
+from umit_pacs.cli.bench_waiting import WaitingTime, time_waiting
 from umit_pacs.errors import OutOfAcceleratorMemory
 from umit_pacs.handoffs import Language, PreparedSeries, TaskOrder
 from umit_pacs.settings import Settings
-from umit_pacs.umit_model.engine import LocalEngine
+from umit_pacs.umit_model.engine import LocalEngine, series_modality
 from umit_pacs.umit_model.loader import LoadedModel, load_model
 from umit_pacs.umit_model.mixed_adapters import MixedAdapters
 from umit_pacs.umit_model.model_answer import ModelAnswer
@@ -42,6 +44,8 @@ class StudyTime:
     cpu_ratio: float
     studies_per_minute: float
     tokens_per_s: float
+    #: the whole task set the first time, before anything is warm
+    first_draft_s: float
     #: one closed question or, without any, the report: pixels to answer
     first_answer_s: float
     #: answers of the engine that are the plain ones, character by character
@@ -55,6 +59,8 @@ class ManyTime:
     studies: int
     rows: int
     studies_per_minute: float
+    #: of what a large matrix product reaches (see `bench_peak`)
+    peak_share: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +74,11 @@ class InferTimes:
     #: both studies, one after the other
     ratio: float
     many: tuple[ManyTime, ...]
+    #: questions answered in one batch; whether memory held no more, or no more were tried
+    largest_batch: int
+    is_memory_full: bool
+    #: radiographs from file to answers, one by one and several in hand
+    waiting: tuple[WaitingTime, ...]
     #: choosing the adapter of every row of a batch of 8; None without adapters
     adapter_switch_ms: float | None
     #: peft's `set_adapter`, which the engine does not need
@@ -96,6 +107,8 @@ def bench_infer(
     templates = load_templates(settings.compose.templates_folder)
     asked = _asked(loaded, engine, templates, settings, language, kinds)
     studies = tuple(_time_study(name, engine, plain, *own, templates, runs=runs) for name, own in asked.items())
+    series, orders = next(iter(asked.values()))
+    many, largest_batch = _time_many(loaded, series, orders, templates, most_studies)
     return InferTimes(
         checkpoint=f"{engine.identity.name} {engine.identity.version}",
         device=engine.identity.device,
@@ -103,7 +116,10 @@ def bench_infer(
         load_s=load_s,
         studies=studies,
         ratio=sum(study.plain_s for study in studies) / sum(study.engine_s for study in studies),
-        many=_time_many(loaded, *next(iter(asked.values())), templates, most_studies),
+        many=many,
+        largest_batch=largest_batch,
+        is_memory_full=not many or 2 * many[-1].studies <= most_studies,
+        waiting=_time_waiting(engine, series, orders, settings, templates, studies=most_studies, runs=runs),
         adapter_switch_ms=_own_switch_ms(loaded),
         peft_switch_ms=_peft_switch_ms(loaded),
         memory_mb=_memory_mb(loaded.device),
@@ -140,7 +156,8 @@ def _time_study(
     *,
     runs: int,
 ) -> StudyTime:
-    answers: list[ModelAnswer] = engine.answer(series, orders, templates)
+    answers: list[ModelAnswer] = []
+    cold = _taken(lambda: answers.extend(engine.answer(series, orders, templates)))
     reference: list[PlainAnswer] = plain.answer(series, orders, templates)
     first = next((order for order in orders if order.options), orders[0])
     own, other, alone = [], [], []
@@ -161,6 +178,7 @@ def _time_study(
         cpu_ratio=plain_cpu_s / engine_cpu_s,
         studies_per_minute=60.0 / engine_s,
         tokens_per_s=tokens / engine_s,
+        first_draft_s=cold.wall_s,
         first_answer_s=median(taken.wall_s for taken in alone),
         same_answers=sum(one.answer_text == said.text for one, said in zip(answers, reference, strict=True)),
     )
@@ -172,21 +190,43 @@ def _time_many(
     orders: list[TaskOrder],
     templates: TemplateLibrary,
     most_studies: int,
-) -> tuple[ManyTime, ...]:
-    """1, 2, 4, ... studies at once, as long as memory holds them in one batch."""
-    found = []
-    studies = 1
+) -> tuple[tuple[ManyTime, ...], int]:
+    """1, 2, 4, ... studies at once, as long as memory holds them in one batch; and the largest batch that it held."""
+    peak = peak_flops_per_s(loaded.device, loaded.network.dtype)
+    found: list[ManyTime] = []
+    largest, studies = 0, 1
     while studies <= most_studies:
         rows = studies * len(orders)
         engine = LocalEngine(loaded, input_checks={}, maximum_batch=rows)
-        asked = [(series, orders)] * studies
+        work = partial(engine.answer_many, [(series, orders)] * studies, templates)
         try:
-            took_s = _taken(partial(engine.answer_many, asked, templates)).wall_s
+            took_s = _taken(work).wall_s
         except OutOfAcceleratorMemory:
             break
-        found.append(ManyTime(studies=studies, rows=rows, studies_per_minute=60.0 * studies / took_s))
+        largest = max(largest, engine.largest_batch)
+        if engine.largest_batch < rows:
+            break
+        share = counted_flops(work) / took_s / peak
+        rate = 60.0 * studies / took_s
+        found.append(ManyTime(studies=studies, rows=rows, studies_per_minute=rate, peak_share=share))
         studies *= 2
-    return tuple(found)
+    return tuple(found), largest
+
+
+def _time_waiting(
+    engine: LocalEngine,
+    series: PreparedSeries,
+    orders: list[TaskOrder],
+    settings: Settings,
+    templates: TemplateLibrary,
+    *,
+    studies: int,
+    runs: int,
+) -> tuple[WaitingTime, ...]:
+    if not series.images:
+        return ()  # a checkpoint that knows no radiographs
+    modality = series_modality(series)
+    return time_waiting(engine, orders, modality, settings, templates, studies=studies, runs=runs)
 
 
 def _own_switch_ms(loaded: LoadedModel) -> float | None:
@@ -237,6 +277,7 @@ _ROWS: tuple[tuple[str, Callable[[StudyTime], str]], ...] = (
     ("the same in CPU time", lambda row: f"{row.cpu_ratio:.1f}"),
     ("studies per minute", lambda row: f"{row.studies_per_minute:.0f}"),
     ("tokens per second", lambda row: f"{row.tokens_per_s:.0f}"),
+    ("first draft, cold", lambda row: f"{row.first_draft_s:.3f} s"),
     ("first answer", lambda row: f"{row.first_answer_s:.3f} s"),
     ("answers as plain generate's", lambda row: f"{row.same_answers} of {row.orders}"),
 )
@@ -253,7 +294,17 @@ def infer_tables(times: InferTimes) -> Sequence[Table]:
     figures.add_row("load", f"{times.load_s:.2f} s")
     for many in times.many:
         figures.add_row(
-            f"{many.studies} radiographs at once, {many.rows} rows", f"{many.studies_per_minute:.0f} studies/min"
+            f"{many.studies} radiographs at once, {many.rows} rows",
+            f"{many.studies_per_minute:.0f} studies/min, {many.peak_share:.1%} of a matrix product's rate",
+        )
+    why = "memory holds no more" if times.is_memory_full else "no more were tried"
+    figures.add_row("largest batch", f"{times.largest_batch} rows, {why}")
+    for waiting in times.waiting:
+        ratio = waiting.studies_per_minute / times.waiting[0].studies_per_minute
+        cpu_ratio = times.waiting[0].cpu_s_per_study / waiting.cpu_s_per_study
+        figures.add_row(
+            f"{waiting.studies} radiographs from file, {waiting.in_hand} in hand",
+            f"{waiting.studies_per_minute:.0f} studies/min, {ratio:.2f}, in CPU time {cpu_ratio:.2f}",
         )
     if times.adapter_switch_ms is not None and times.peft_switch_ms is not None:
         figures.add_row("adapters of a batch of 8", f"{times.adapter_switch_ms:.2f} ms")

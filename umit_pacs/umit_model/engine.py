@@ -86,6 +86,8 @@ class LocalEngine:
         self._loaded = loaded
         self._input_checks = input_checks
         self._maximum_batch = maximum_batch
+        #: questions that were answered in one batch, at most so far
+        self.largest_batch = 0
         #: The active adapter is state of the model.
         self._lock = threading.Lock()
         tokenizer = loaded.processor.tokenizer
@@ -206,9 +208,11 @@ class LocalEngine:
         may_mix = self._adapters is not None and self._adapters.may_mix(self._maximum_batch)
 
         def run(prompts: list[Prompt]) -> list[GeneratedAnswer]:
-            return answer_prompts(
+            generated = answer_prompts(
                 self._loaded.network, self._adapters, prompts, stop_ids=self._stop_ids, watched_ids=watch.ids
             )
+            self.largest_batch = max(self.largest_batch, len(prompts))
+            return generated
 
         for batch in batches([part.prompt for part in parts], mixes_adapters=may_mix):
             generated = halving(run, [parts[index].prompt for index in batch], limit=self._maximum_batch)

@@ -12,8 +12,18 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
-from tests.phantoms import Study, chest_like_ct, write_cr_image, write_ct_series, write_dx_image
+from tests.phantoms import (
+    Study,
+    ball_volume,
+    chest_like_ct,
+    write_cr_image,
+    write_ct_series,
+    write_dx_image,
+    write_mr_series,
+    write_pt_series,
+)
 from umit_pacs.handoffs import (
     Abstention,
     CompletionReason,
@@ -39,6 +49,7 @@ from umit_pacs.handoffs import (
 )
 from umit_pacs.pixels.frames import frames_of
 from umit_pacs.pixels.headers import read_header
+from umit_pacs.result_objects.composers import COMPOSERS
 from umit_pacs.settings import ComposeSettings
 from umit_pacs.steps.compose import compose, draft_of, pages_of
 from umit_pacs.store.files import PayloadFiles
@@ -315,3 +326,66 @@ def ct_run(folder: Path, language: Language = Language.ENGLISH, *, study: Study 
         input_set=input_set_of(folder / "instances", folder),
         decision=replace(run.decision, excluded=(excluded,)),
     )
+
+
+def volume_answers(
+    frames: Sequence[FrameReference], language: Language, template: str, present: str, absent: str
+) -> tuple[TaskResult, ...]:
+    """A report, a box around the middle of the stack, a finding that is not there and a question."""
+    terms, edge = load_templates().by_key(template), frames[0].columns
+
+    def ask(task: Task, **more: Any) -> TaskOrder:
+        return order(task, frames, language, template, **more)
+
+    spanned = frames[len(frames) // 3 : 2 * len(frames) // 3 + 1]
+    corners = (0.4 * edge, 0.4 * edge, 0.7 * edge, 0.7 * edge)
+    question = {Language.ENGLISH: "Is the liver shown?", Language.CHINESE: "图像是否包括肝脏？"}[language]
+    options = {Language.ENGLISH: ("yes", "no"), Language.CHINESE: ("是", "否")}[language]
+    return (
+        answer(ask(Task.REPORT), frames, text=terms.sentence(present, "present", "left", language)),
+        answer(
+            ask(Task.DETECTION_3D, target=present),
+            frames,
+            regions=(box(present, spanned, corners, 0.83),),
+            confidence=0.83,
+        ),
+        answer(ask(Task.DETECTION_3D, target=absent), frames, confidence=0.9),
+        answer(ask(Task.VQA, question=question, options=options), frames, option_index=1, confidence=0.8),
+    )
+
+
+def pet_ct_run(folder: Path, language: Language = Language.ENGLISH) -> Run:
+    """A PET series and a CT of the same patient, with answers about both."""
+    study = Study()
+    hot = ball_volume((16, 48, 48), center=(8, 26, 26), radius=4, value=20000, ground=900)
+    write_pt_series(folder / "instances" / "pt", hot, study=study)
+
+    def weigh(ds: Dataset) -> None:
+        ds.PatientWeight = study.patient_weight_kg
+
+    write_ct_series(folder / "instances" / "ct", chest_like_ct(slices=16, edge=48), study=study, change=weigh)
+
+    def results(frames: Sequence[FrameReference], language: Language) -> tuple[TaskResult, ...]:
+        by_class: dict[str, list[FrameReference]] = {}
+        for frame in frames:
+            by_class.setdefault(frame.sop_class_uid, []).append(frame)
+        pet = by_class[PositronEmissionTomographyImageStorage]
+        return (
+            *volume_answers(pet, language, "fdg_pet_ct", "lung_lesion", "liver_lesion"),
+            *ct_results(by_class[CTImageStorage], language),
+        )
+
+    return run_of(folder, results, language)
+
+
+def brain_mr_run(folder: Path, language: Language = Language.ENGLISH) -> Run:
+    """An MR series of a head with a mass."""
+    signal = ball_volume((16, 48, 48), center=(8, 24, 24), radius=20, value=300)
+    signal += ball_volume((16, 48, 48), center=(8, 26, 26), radius=4, value=400)
+    write_mr_series(folder / "instances", signal)
+    return run_of(folder, lambda frames, said: volume_answers(frames, said, "brain_mr", "mass", "infarct"), language)
+
+
+def with_every_kind(run: Run) -> Run:
+    """The run with every kind of object that a draft can consist of."""
+    return replace(run, decision=replace(run.decision, kinds={"PACS": tuple(COMPOSERS)}))

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from training.anatomy import AnatomyMissing, load_anatomy
 from training.bank import KINDS, SPLITS, BankConfig, render_bank
+from training.benchmark_command import benchmark_command
 from training.curves import draw_curves
 from training.data_command import app as data_app
 from training.evaluate import EvaluationConfig, calibrate_and_evaluate
@@ -33,6 +34,7 @@ from training.head_template import load_head
 from training.head_warping import HeadSampler
 from training.held_out import every_other
 from training.model import ModelConfig
+from training.quantisation_command import losses_table, measure_quantisation
 from training.samples import SampleKind, write_sample
 from training.simulate_command import simulate_command
 from training.studies import kinds_of, open_kind
@@ -50,6 +52,7 @@ from training.tune_command import compare_command, tune_command
 from training.warping import Sampler
 from umit_pacs.handoffs import Task
 from umit_pacs.umit_model.checkpoint import SHIPPED_FOLDER, Manifest, read_manifest
+from umit_pacs.umit_model.quantisation import Quantisation
 
 console = Console()
 app = typer.Typer(
@@ -61,6 +64,7 @@ data_app.command("simulate")(simulate_command)
 app.add_typer(data_app, name="data")
 app.command("tune")(tune_command)
 app.command("compare")(compare_command)
+app.command("benchmark")(benchmark_command)
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the bank and of the run.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="A few patients and steps: proves the path, learns nothing.")]
@@ -137,13 +141,23 @@ def train(runs: Runs = _RUNS, tiny: Tiny = False, start: Start = None) -> None:
 
 @app.command("export")
 def export_command(
-    runs: Runs = _RUNS, tiny: Tiny = False, target: Target = _SHIPPED, name: Name = "umit-demo", version: Version = "1"
+    runs: Runs = _RUNS,
+    tiny: Tiny = False,
+    target: Target = _SHIPPED,
+    name: Name = "umit-demo",
+    version: Version = "1",
+    quantisation: Annotated[Quantisation, typer.Option(help="How the files hold the base's linear layers.")] = "none",
+    merge: Annotated[Task | None, typer.Option(help="Only this task, its adapter added into the base.")] = None,
 ) -> None:
-    """Write the run as it was last saved as a checkpoint folder, without figures."""
+    """Write the run as it was last saved as a checkpoint folder, without figures, and compare what was written."""
     bench = _bench(runs, tiny)
     stage, step, _ = restore(bench)
-    export(bench, target, name=name, version=version)
-    console.print(f"written: {target}, stage {stage} after {step} steps")
+    found = export(bench, target, name=name, version=version, quantisation=quantisation, merged=merge)
+    console.print(
+        f"written: {target}, stage {stage} after {step} steps\n"
+        f"loaded again: {found.answers} answers are those of the network in memory; the probability of the right "
+        f"answers' tokens changed by {found.score_difference:.4f} on average in the task that changed most"
+    )
 
 
 @app.command()
@@ -172,6 +186,19 @@ def evaluate(
 
 
 @app.command()
+def quantisation(
+    runs: Runs = _RUNS,
+    tiny: Tiny = False,
+    target: Target = _SHIPPED,
+    studies: Annotated[int, typer.Option(help="Test studies of each modality that are asked about.", min=1)] = 15,
+) -> None:
+    """Measure what int8 and nf4 cost each task on test studies of `evaluate`, write it into manifest and card."""
+    with _lines() as on_step:
+        manifest = measure_quantisation(target, _run_folder(runs, tiny) / "samples", studies, on_step=on_step)
+    console.print(losses_table(manifest))
+
+
+@app.command()
 def sample(
     folder: Annotated[Path, typer.Argument(help="Where to write the DICOM files.")],
     kind: Annotated[SampleKind, typer.Option(help="Which study.")] = "radiograph",
@@ -185,11 +212,12 @@ def sample(
 def checkpoint(
     runs: Runs = _RUNS, tiny: Tiny = False, target: Target = _SHIPPED, name: Name = "umit-demo", version: Version = "1"
 ) -> None:
-    """Do everything: bank, training, export, calibration and figures."""
+    """Do everything: bank, training, export, calibration, figures, and what quantising costs."""
     bank(runs, tiny)
     train(runs, tiny)
     export_command(runs, tiny, target, name, version)
     evaluate(runs, tiny, target, *((4, 2) if tiny else (60, 30)))
+    quantisation(runs, tiny, target, 2 if tiny else 15)
 
 
 def _config(tiny: bool) -> TrainConfig:

@@ -133,7 +133,7 @@ def calibrate_and_evaluate(
     write_manifest(target, manifest.model_copy(update={"profiles": profiles}))
     measured = _measure(target, samples, work / "evaluation", config, on_step)
     measured = (*measured, *_refusals(target, kinds["testing"], config))
-    manifest = read_manifest(target).model_copy(update={"evaluation": measured})
+    manifest = read_manifest(target).model_copy(update={"evaluation": measured, "quantisation_losses": ()})
     write_model_card(target, manifest)
     return write_manifest(target, manifest)
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from training.model_card import write_model_card
+from training.quantise import write_quantised
+from training.reloading import Reloaded, assert_reloads, held_out_studies, token_scores
 from training.studies import MODALITIES, StudyKind
 from training.train import CONFIG_FILE, Workbench, adapter_path
-from umit_pacs.handoffs import Task
+from umit_pacs.handoffs import ModelIdentity, Task
+from umit_pacs.settings import ModelSettings
+from umit_pacs.umit_model.adapters import attach_adapters
 from umit_pacs.umit_model.checkpoint import (
     ADAPTERS_FOLDER,
     BASE_FOLDER,
@@ -21,6 +28,8 @@ from umit_pacs.umit_model.checkpoint import (
     TaskProfile,
     write_manifest,
 )
+from umit_pacs.umit_model.loader import LoadedModel, load_model
+from umit_pacs.umit_model.quantisation import Quantisation
 
 LICENCE = "Apache-2.0"
 DATA_LICENCE = (
@@ -35,30 +44,106 @@ INTENDED_USE = (
 _LONGEST_ANSWER = {Task.REPORT: 96, Task.DETECTION: 100, Task.DETECTION_3D: 110, Task.LANDMARK: 16}
 
 
-def export(bench: Workbench, target: Path, *, name: str, version: str) -> Manifest:
-    """Write base, adapters and an uncalibrated manifest into `target`, replacing what is there."""
-    shutil.rmtree(target, ignore_errors=True)
-    base = target / BASE_FOLDER
-    base.mkdir(parents=True)
-    weights = {key: value.to(torch.bfloat16) for key, value in bench.network.state_dict().items()}
-    bench.network.save_pretrained(base, state_dict=weights, safe_serialization=True)
-    _set_number_format(base / "config.json")
-    bench.processor.save_pretrained(base)
+def export(
+    bench: Workbench,
+    target: Path,
+    *,
+    name: str,
+    version: str,
+    quantisation: Quantisation = "none",
+    merged: Task | None = None,
+) -> Reloaded:
+    """Write base, adapters and an uncalibrated manifest into `target`, in the place of what is there.
+
+    quantisation: how the files hold the base's linear layers. merged: the one task whose adapter is added into the
+    base; None: all tasks, their adapters apart.
+    The folder is loaded again first. Raises ReloadDiffers, and leaves `target` as it was, when it answers otherwise
+    than the run's network; ValueError for a task that has no adapter to merge.
+    """
+    trained = _trained(bench, name, version, merged)
+    studies = held_out_studies(bench, trained.manifest.tasks)
+    scores = token_scores(trained, studies)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".exporting-") as place:
+        written = Path(place) / "full"
+        expected = _merged(trained) if merged else trained
+        manifest = _write(bench, expected, written)
+        _round(expected)
+        reloaded = assert_reloads(written, manifest, expected, scores, studies)
+        if quantisation != "none":
+            full, written = written, Path(place) / quantisation
+            manifest = write_quantised(full, written, quantisation)
+            at_load = ModelSettings(checkpoint=str(full.resolve()), device="cpu", quantisation=quantisation)
+            reloaded = assert_reloads(written, manifest, load_model(at_load, full.parent), scores, studies)
+        shutil.rmtree(target, ignore_errors=True)
+        written.rename(target)
+    return reloaded
+
+
+def _trained(bench: Workbench, name: str, version: str, merged: Task | None) -> LoadedModel:
+    """The run's network and adapters as they are, in copies that may be changed."""
     adapters = [task for task in Task if adapter_path(bench.folder, task).exists()]
-    for task in adapters:
-        _export_adapter(adapter_path(bench.folder, task), target / ADAPTERS_FOLDER / task.value)
-    shutil.copyfile(bench.folder / CONFIG_FILE, target / "training.json")
+    if merged and merged not in adapters:
+        raise ValueError(f"the run has no adapter for {merged}, so there is nothing to merge")
     manifest = Manifest(
         name=name,
         version=version,
-        profiles=tuple(_profiles(bench.kinds.values(), adapters)),
+        profiles=tuple(
+            profile for profile in _profiles(bench.kinds.values(), adapters) if merged in (None, profile.task)
+        ),
         compute_format="float32",
         licence=LICENCE,
         data_licence=DATA_LICENCE,
         intended_use=INTENDED_USE,
     )
-    write_model_card(target, manifest)
-    return write_manifest(target, manifest)
+    network = copy.deepcopy(bench.network).eval()
+    # As the node loads it; training computes with masks of its own.
+    network.model.language_model.config._attn_implementation = "sdpa"
+    return LoadedModel(
+        manifest=manifest,
+        identity=ModelIdentity(
+            name=name,
+            version=version,
+            sha256="",
+            quantisation="none",
+            device="cpu",
+            licence=LICENCE,
+            intended_use=INTENDED_USE,
+        ),
+        processor=bench.processor,
+        network=network,
+        peft_model=attach_adapters(network, bench.folder, manifest.adapters),
+        device=torch.device("cpu"),
+    )
+
+
+def _merged(trained: LoadedModel) -> LoadedModel:
+    """The same with its only adapter added into the base."""
+    assert trained.peft_model is not None, "a task that is merged has an adapter"
+    profiles = tuple(profile.model_copy(update={"adapter": ""}) for profile in trained.manifest.profiles)
+    manifest = trained.manifest.model_copy(update={"profiles": profiles})
+    return replace(trained, manifest=manifest, network=trained.peft_model.merge_and_unload(), peft_model=None)
+
+
+def _round(model: LoadedModel) -> None:
+    """Give every weight the value that the files' number format holds."""
+    for weight in model.network.parameters():
+        weight.data = weight.data.to(torch.bfloat16).to(weight.dtype)
+
+
+def _write(bench: Workbench, model: LoadedModel, target: Path) -> Manifest:
+    base = target / BASE_FOLDER
+    base.mkdir(parents=True)
+    network = model.network if model.peft_model is None else bench.network
+    weights = {key: value.to(torch.bfloat16) for key, value in network.state_dict().items()}
+    network.save_pretrained(base, state_dict=weights, safe_serialization=True)
+    _set_number_format(base / "config.json")
+    bench.processor.save_pretrained(base)
+    for adapter in model.manifest.adapters:
+        _export_adapter(adapter_path(bench.folder, Task(adapter)), target / ADAPTERS_FOLDER / adapter)
+    shutil.copyfile(bench.folder / CONFIG_FILE, target / "training.json")
+    write_model_card(target, model.manifest)
+    return write_manifest(target, model.manifest)
 
 
 def _profiles(kinds: Iterable[StudyKind], adapters: list[Task]) -> Iterable[TaskProfile]:

@@ -138,6 +138,15 @@ def answer_loss(
 
     Returns (loss, share of the answer tokens that are the likeliest ones).
     """
+    logits, target, weight = answer_logits(network, head, features, batch)
+    loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
+    return loss, (logits.detach().argmax(dim=-1) == target).float().mean()
+
+
+def answer_logits(
+    network: Qwen2VLForConditionalGeneration, head: Head, features: Tensor, batch: PackedBatch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(T, V) logits where the T answer tokens are to be told, the tokens (T,), their weights (T,); row after row."""
     language_model = network.model.language_model
     embedded = language_model.embed_tokens(batch.token_ids).clone()
     places = torch.nonzero(head.is_image)[:, 0]
@@ -150,10 +159,7 @@ def answer_loss(
     ).last_hidden_state
     wanted = batch.labels[:, 1:]
     learned = wanted != IGNORED
-    logits = network.lm_head(hidden[:, :-1][learned]).float()
-    target, weight = wanted[learned], batch.weights[:, 1:][learned]
-    loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
-    return loss, (logits.detach().argmax(dim=-1) == target).float().mean()
+    return network.lm_head(hidden[:, :-1][learned]).float(), wanted[learned], batch.weights[:, 1:][learned]
 
 
 def labelled_answers(processor: ImageTextProcessor, batch: PackedBatch) -> list[str]:

@@ -28,12 +28,12 @@ def run_demo(folder, *options):
 
 def test_every_study_ends_confirmed(demo):
     _, shown = demo
-    assert len(re.findall(r"\bCONFIRMED\b", shown)) == 3
+    assert len(re.findall(r"\bCONFIRMED\b", shown)) == 4
 
 
 def test_the_pacs_holds_unverified_preliminary_drafts(demo):
     _, shown = demo
-    assert len(re.findall(r"1 Enhanced SR \(PRELIMINARY, UNVERIFIED\)", shown)) == 3
+    assert len(re.findall(r"1 Enhanced SR \(PRELIMINARY, UNVERIFIED\)", shown)) == 4
     assert "Secondary Capture Image" in shown
 
 
@@ -47,6 +47,14 @@ def test_the_pictures_are_written(demo):
             assert min(picture.size) >= 512
 
 
+def test_the_viewer_shows_the_draft_and_the_page_has_all_pictures(demo):
+    folder, shown = demo
+    assert (folder / "pictures" / "viewer-simulated-chest-radiograph-text_report.png").exists()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(f"pictures/{path.name}" in page for path in (folder / "pictures").glob("*.png"))
+    assert re.search(r"OHIF +http://127\.0\.0\.1:\d+", shown)
+
+
 def test_the_log_holds_no_patient_data(demo):
     folder, _ = demo
     log = (folder / "node.log").read_text(encoding="utf-8")
@@ -56,8 +64,9 @@ def test_the_log_holds_no_patient_data(demo):
 
 def test_without_orthanc_an_embedded_archive_stands_in_and_says_so(tmp_path):
     _, shown = run_demo(tmp_path / "files", "--embedded", "--language", "zh")
+    assert "No OHIF: the embedded archive has no DICOMweb" in shown
     assert "An embedded archive on loopback stands in for the PACS" in shown
-    assert len(re.findall(r"\bCONFIRMED\b", shown)) == 3
+    assert len(re.findall(r"\bCONFIRMED\b", shown)) == 4
 
 
 def test_a_folder_that_no_demo_made_is_left_alone(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,9 +18,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from umit_pacs.cli.checks import is_node_answering
 from umit_pacs.cli.demo_archive import Archive, find_orthanc, free_port, running_orthanc
+from umit_pacs.cli.demo_page import write_page
 from umit_pacs.cli.demo_report import save_pictures, study_table
+from umit_pacs.cli.demo_viewer import offered_viewer, viewer_pictures
 from umit_pacs.cli.options import console, error_console
-from umit_pacs.cli.sample_studies import SampleStudy, write_chest_ct, write_radiograph, write_simulated_radiograph
+from umit_pacs.cli.sample_studies import (
+    SampleStudy,
+    write_chest_ct,
+    write_radiograph,
+    write_simulated_ct,
+    write_simulated_radiograph,
+)
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.embedded_archive import AE_TITLE as EMBEDDED_AE_TITLE
 from umit_pacs.dicom_network.embedded_archive import EmbeddedArchive
@@ -37,8 +46,12 @@ from umit_pacs.store.stories import StudyStory, story
 
 #: Longest wait for all drafts to be confirmed.
 DEMO_LIMIT_S = 600.0
+#: What the PACS gets: all that the viewer shows of a draft, and its pages.
+PROFILE = ("text_report", "measurement_report", "secondary_capture", "segmentation")
 #: Of a patient with an effusion on the left, which umit-demo has learned to see, and nodules, which it has not.
 SIMULATED_SEED = 11
+#: Of a patient with a mass of 4 cm in the left lung.
+SIMULATED_CT_SEED = 37
 
 
 def run_demo(folder: Path, *, language: Language, is_kept: bool, is_embedded: bool = False) -> None:
@@ -57,11 +70,18 @@ def run_demo(folder: Path, *, language: Language, is_kept: bool, is_embedded: bo
         pictures = save_pictures(archive, samples, folder / "pictures")
         progress.stop()
         console.print(study_table(samples, stories, archive))
+        viewer = stack.enter_context(offered_viewer(archive))
+        pictures += [shown.path for shown in viewer_pictures(viewer, archive, samples, folder / "pictures")]
+        page = write_page(folder / "report.html", samples, stories, pictures)
         for picture in pictures:
             console.print(f"  picture  {picture}", highlight=False)
+        console.print(f"  report   {page}", highlight=False)
         console.print(f"  node     umit-pacs why STUDY --config {node.config}", highlight=False)
+        kept = "" if is_kept else "   (with --keep)"
         if archive.web_url:
-            console.print(f"  PACS     {archive.web_url}/app/explorer.html" + ("" if is_kept else "   (with --keep)"))
+            console.print(f"  PACS     {archive.web_url}/app/explorer.html{kept}", highlight=False)
+        if viewer:
+            console.print(f"  OHIF     {viewer}{kept}", highlight=False)
         if is_kept:
             console.print("Everything keeps running; Ctrl-C ends it.")
             wait_for_interrupt()
@@ -96,7 +116,7 @@ def progress_display() -> Progress:
 
 def write_samples(folder: Path, progress: Progress) -> tuple[SampleStudy, ...]:
     """The demo's studies as files."""
-    line = progress.add_task("Write the sample studies", total=135)
+    line = progress.add_task("Write the sample studies", total=136)
 
     def show(done: int, _: int) -> None:
         progress.update(line, completed=done)
@@ -106,7 +126,9 @@ def write_samples(folder: Path, progress: Progress) -> tuple[SampleStudy, ...]:
     progress.advance(line)
     simulated = write_simulated_radiograph(folder / "simulated", seed=SIMULATED_SEED)
     progress.advance(line)
-    return simulated, radiograph, chest_ct
+    simulated_ct = write_simulated_ct(folder / "simulated-ct", seed=SIMULATED_CT_SEED)
+    progress.advance(line)
+    return simulated, simulated_ct, radiograph, chest_ct
 
 
 @contextmanager
@@ -165,7 +187,8 @@ class DemoNode:
         """Write node.toml, name the PACS as a peer and publish the shipped rules in the demo's language."""
         self.config.write_text(
             f'[store]\nfolder = "node"\nminimum_free_bytes = {64 * 1024**2}\n\n[listener]\nport = {self.port}\n\n'
-            "[assemble]\nquiet_period_s = 3.0\n",
+            "[assemble]\nquiet_period_s = 3.0\n\n"
+            f"[compose.profiles]\ndemo = {json.dumps(PROFILE)}\n",
             encoding="utf-8",
         )
         settings = load_settings(self.config)
@@ -179,6 +202,7 @@ class DemoNode:
             receives_results=True,
             answers_query=True,
             answers_commitment=bool(archive.web_url),
+            profile="demo",
         )
         with closing(open_catalogue(settings.catalogue_url)) as catalogue:
             add_peer(catalogue, peer)

@@ -160,17 +160,23 @@ def new_instance(values: Mapping[str, Any], *, sop_class_uid: str, sop_instance_
 
 
 def write_simulated_radiograph(folder: Path, *, seed: int) -> SampleStudy:
-    """A simulated radiograph with known findings, made by the training package in a process of its own."""
+    """A simulated radiograph with known findings."""
+    return _simulated(folder, "radiograph", seed=seed, name="simulated chest radiograph", modality="CR")
+
+
+def write_simulated_ct(folder: Path, *, seed: int) -> SampleStudy:
+    """A simulated chest CT of 96 slices with known findings."""
+    return _simulated(folder, "ct", seed=seed, name="simulated chest CT", modality="CT")
+
+
+def _simulated(folder: Path, kind: str, *, seed: int, name: str, modality: str) -> SampleStudy:
+    """A study made by the training package in a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "training", "sample", str(folder), "--seed", str(seed)]
+    command = [sys.executable, "-m", "training", "sample", str(folder), "--kind", kind, "--seed", str(seed)]
     completed = subprocess.run(command, capture_output=True, text=True, check=False)
     if completed.returncode != 0:
         raise InvalidConfiguration(f"The simulator failed: {completed.stderr.strip()[-300:]}")
     study_uid, known_truth = completed.stdout.strip().split("\t", 1)
     return SampleStudy(
-        name="simulated chest radiograph",
-        folder=folder,
-        study_instance_uid=study_uid,
-        modality="CR",
-        known_truth=known_truth,
+        name=name, folder=folder, study_instance_uid=study_uid, modality=modality, known_truth=known_truth
     )

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration, Trainer, TrainerCallback, TrainingArguments
 
 from training.bank import Kind
-from training.model import ModelConfig, build_network, build_processor, vision_features
+from training.model import MASKED_ATTENTION, ModelConfig, build_network, build_processor, vision_features
 from training.packing import IGNORED, Packer, answer_loss
 from training.studies import Study, StudyKind, open_kind
 from training.tokenizer import train_tokenizer, training_corpus
@@ -104,7 +104,7 @@ def draw_lesson(kind: StudyKind, studies: int, rng: np.random.Generator) -> Less
 def time_packed(
     network: Qwen2VLForConditionalGeneration, processor: ImageTextProcessor, kind: StudyKind, lessons: Sequence[Lesson]
 ) -> Taken:
-    network.model.language_model.config._attn_implementation = "eager"  # what the packer's masks are made for
+    network.model.language_model.config._attn_implementation = MASKED_ATTENTION  # what the packer's masks are made for
     packer = Packer(network, processor, kind.images, kind.pixels.width)
     decayed = [weight for weight in network.parameters() if weight.ndim > 1]
     others = [weight for weight in network.parameters() if weight.ndim <= 1]

@@ -105,10 +105,9 @@ def tiny_config() -> TrainConfig:
         stage1=StageConfig(steps=8, learning_rate=3e-3, matrix_learning_rate=6e-3, warm_up_steps=2),
         stage2=StageConfig(steps=3, learning_rate=1e-3, matrix_learning_rate=2e-3, warm_up_steps=1),
         adapter=StageConfig(steps=2, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=1),
-        sizes={
-            "radiograph": KindSizes(sight_studies=4, sight_images=1, studies=4),
-            "ct": KindSizes(sight_studies=1, sight_images=10, studies=1),
-        },
+        cycle=KINDS,
+        sizes=dict.fromkeys(KINDS, KindSizes(sight_studies=1, sight_images=10, studies=1))
+        | {"radiograph": KindSizes(sight_studies=4, sight_images=1, studies=4)},
     )
 
 

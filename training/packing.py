@@ -154,7 +154,7 @@ def answer_logits(
     hidden = language_model(
         inputs_embeds=embedded,
         position_ids=batch.positions,
-        attention_mask={"full_attention": batch.mask},
+        attention_mask={"full_attention": batch.mask.to(features.dtype)},
         use_cache=False,
     ).last_hidden_state
     wanted = batch.labels[:, 1:]

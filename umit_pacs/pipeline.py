@@ -49,7 +49,7 @@ from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority
 from umit_pacs.pixels.remembered_headers import RememberedHeaders
 from umit_pacs.routing.rules_text import parse_rules
 from umit_pacs.settings import Settings
-from umit_pacs.states import DeliveryState, InputSetState
+from umit_pacs.states import InputSetState
 from umit_pacs.steps.assemble import CountInstances, assemble_due, next_due
 from umit_pacs.steps.compose import compose
 from umit_pacs.steps.confirm import Confirmer, confirm
@@ -59,17 +59,18 @@ from umit_pacs.steps.infer import infer
 from umit_pacs.steps.prepare import prepare
 from umit_pacs.steps.retire import Retirer, retire
 from umit_pacs.steps.route import choose_kinds, name_destinations, route
+from umit_pacs.steps.settle import settle_by_deliveries
 from umit_pacs.store import results, studies
 from umit_pacs.store.database import Catalogue, utc_now
-from umit_pacs.store.deliveries import Delivery, deliveries, plan_deliveries
+from umit_pacs.store.deliveries import deliveries, plan_deliveries
 from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.guardings import guarded, record_guarding, why_withheld
 from umit_pacs.store.leases import assert_lease, hold_lease, release_lease
 from umit_pacs.store.returns import input_sets_to_return
 from umit_pacs.store.rules import current_rules
 from umit_pacs.store.stopped import record_stopped_objects
-from umit_pacs.store.studies import RETRACTION_NOT_TAKEN, change_state, input_set_state
-from umit_pacs.store.withdrawals import standing, supersede_earlier
+from umit_pacs.store.studies import change_state, input_set_state
+from umit_pacs.store.withdrawals import supersede_earlier
 from umit_pacs.vocabulary import TemplateLibrary
 
 if TYPE_CHECKING:  # the engine's module loads torch, which only a work process needs
@@ -370,63 +371,7 @@ def confirm_what_was_sent(input_set_id: str) -> None:
 
 def settle(tools: Tools, input_set_id: str) -> None:
     """Draw the input set's state from its deliveries."""
-    state = input_set_state(tools.catalogue, input_set_id)
-    planned = _still_planned(tools, input_set_id)
-    if state is InputSetState.RETRACTING:
-        _settle_retraction(tools, input_set_id, planned)
-    if state not in {InputSetState.COMPOSED, InputSetState.DELIVERED}:
-        return
-    states = {item.state for item in planned}
-    if not planned:
-        mode = _decision(tools, input_set_id).mode
-        if results.result_objects(tools.catalogue, input_set_id):
-            reason = "no_destination" if mode is Mode.SEND else mode.value
-            reason = why_withheld(tools.catalogue, input_set_id) or reason
-        else:
-            reason = "nothing_to_send"
-        change_state(tools.catalogue, input_set_id, InputSetState.HELD, reason=reason)
-        return
-    if DeliveryState.PENDING in states:
-        return
-    if state is InputSetState.COMPOSED and states != {DeliveryState.DEAD}:
-        change_state(tools.catalogue, input_set_id, InputSetState.DELIVERED)
-    if DeliveryState.SENT in states:
-        return
-    if states == {DeliveryState.CONFIRMED}:
-        change_state(tools.catalogue, input_set_id, InputSetState.CONFIRMED)
-    else:
-        change_state(
-            tools.catalogue, input_set_id, InputSetState.FAILED, reason="dead_letter", detail=_dead_letters(planned)
-        )
-
-
-def _still_planned(tools: Tools, input_set_id: str) -> tuple[Delivery, ...]:
-    every = deliveries(tools.catalogue, input_set_id=input_set_id)
-    return tuple(item for item in every if item.state is not DeliveryState.WITHDRAWN)
-
-
-def _settle_retraction(tools: Tools, input_set_id: str, notes: tuple[Delivery, ...]) -> None:
-    """RETRACTING -> RETRACTED once every destination vouches for the note about it."""
-    states = {item.state for item in notes}
-    if states & {DeliveryState.PENDING, DeliveryState.SENT} or standing(tools.catalogue, input_set_id):
-        return
-    if DeliveryState.DEAD in states:
-        change_state(
-            tools.catalogue,
-            input_set_id,
-            InputSetState.FAILED,
-            reason=RETRACTION_NOT_TAKEN,
-            detail=_dead_letters(notes),
-        )
-        return
-    asked = studies.input_set_status(tools.catalogue, input_set_id)
-    change_state(tools.catalogue, input_set_id, InputSetState.RETRACTED, reason=asked.reason, detail=asked.detail)
-
-
-def _dead_letters(planned: tuple[Delivery, ...]) -> str:
-    """Which destinations lack what, in words."""
-    dead = [item for item in planned if item.state is DeliveryState.DEAD]
-    return "; ".join(dict.fromkeys(f"{item.peer}: {item.kind} {item.last_status} {item.detail}" for item in dead))
+    settle_by_deliveries(tools.catalogue, input_set_id)
 
 
 # --- the sweep, in the schedule process ----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.return_fixtures import Returning, returning_in
-from tests.store_fixtures import change_delivery, input_set_of, stored_instance
+from tests.store_fixtures import change_delivery, input_set_of, result_object, stored_instance
 from umit_pacs.durable_work import Stage, StageOfStudy, WorkStarter, prepare_workflow_database
 from umit_pacs.errors import LeaseLost, ModelBusy, NoUsableFrames, StoreFull, UmitPacsError
 from umit_pacs.handoffs import Language, Mode, Priority, RoutingDecision, SeriesUID, Task, TaskOrder
@@ -25,7 +25,7 @@ from umit_pacs.store.deliveries import deliveries
 from umit_pacs.store.instances import record_instances
 from umit_pacs.store.leases import heartbeat, hold_lease, leases_of
 from umit_pacs.store.peers import Peer, add_peer
-from umit_pacs.store.results import record_decision
+from umit_pacs.store.results import record_decision, record_result_objects
 from umit_pacs.store.studies import change_state, create_input_set, input_set_status
 from umit_pacs.vocabulary import load_templates
 
@@ -131,6 +131,7 @@ def test_what_is_missing_at_the_peer_keeps_the_study_delivered_until_it_is_there
 @pytest.mark.parametrize("mode", [Mode.HOLD, Mode.SHADOW])
 def test_results_that_are_not_to_be_sent_are_held_with_their_reason(returning, tools, mode):
     new_study(returning.catalogue, "a", mode=mode)
+    record_result_objects(returning.catalogue, "a", [result_object(1)])
     for state in (InputSetState.ROUTED, InputSetState.ANALYSED, InputSetState.COMPOSED):
         change_state(returning.catalogue, "a", state)
     start_return(tools, "a")

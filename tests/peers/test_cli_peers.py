@@ -80,6 +80,43 @@ def test_echo_tells_who_answers_and_fails_when_one_does_not(run, tmp_path):
         assert "does not answer" in json.loads(run("echo", "gone", "--json").stdout)[0]["detail"]
 
 
+#: an archive from before structured reports other than text: DCMTK's association configuration
+OLD_ARCHIVE = r"""
+[[TransferSyntaxes]]
+[Plain]
+TransferSyntax1 = LittleEndianExplicit
+TransferSyntax2 = LittleEndianImplicit
+[[PresentationContexts]]
+[Old]
+PresentationContext1 = VerificationSOPClass\Plain
+PresentationContext2 = SecondaryCaptureImageStorage\Plain
+PresentationContext3 = BasicTextSRStorage\Plain
+PresentationContext4 = KeyObjectSelectionDocumentStorage\Plain
+[[Profiles]]
+[Old]
+PresentationContexts = Old
+"""
+
+
+def test_echo_names_what_drafts_need_and_a_peer_does_not_take(run, tmp_path):
+    configuration = tmp_path / "old.cfg"
+    configuration.write_text(OLD_ARCHIVE, encoding="utf-8")
+    with running_storescp(tmp_path / "storescp", options=("-xf", str(configuration), "Old")) as storescp:
+        added(run, "classic", storescp.address, "--profile", "classic")
+        added(run, "reader", storescp.address, "--profile", "text-only", "--retire", "iocm")
+        added(run, "ruled", storescp.address)
+        added(run, "scanner", storescp.address, "--no-receives")
+        result = run("echo", "--json")
+        assert result.exit_code == 0, result.output
+        refused = {answer["peer"]: answer["does_not_take"] for answer in json.loads(result.stdout)}
+    assert refused == {
+        "classic": ["Grayscale Softcopy Presentation State Storage"],
+        "reader": ["Enhanced SR Storage"],
+        "ruled": ["Enhanced SR Storage", "Comprehensive 3D SR Storage"],
+        "scanner": [],
+    }
+
+
 def test_a_peer_that_is_away_can_be_added(run):
     result = run("add", "later", "--ae-title", "LATER", "--host", "127.0.0.1", "--port", free_port())
     assert result.exit_code == 0

@@ -11,15 +11,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom.uid import UID
-
+from umit_pacs.cli.peer_needs import refused_names, rules_in_force
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.query import echo
-from umit_pacs.dicom_network.sender import refused_classes
 from umit_pacs.errors import PeerRefused, UmitPacsError
 from umit_pacs.handoffs import Language
 from umit_pacs.pixels.writing import reading_languages
 from umit_pacs.result_objects.fonts import find_fonts
+from umit_pacs.routing.rules import RuleSet
 from umit_pacs.settings import Settings
 from umit_pacs.store.database import open_catalogue
 from umit_pacs.store.peers import Peer, peers
@@ -28,12 +27,6 @@ from umit_pacs.umit_model.checkpoint import find_checkpoint, verify
 from umit_pacs.vocabulary import read_templates
 
 ECHO_TIMEOUTS = NetworkTimeouts(connect_s=5.0, response_s=5.0)
-#: Enhanced SR, Comprehensive 3D SR, Secondary Capture: what every peer of results must take.
-RESULT_CLASSES = (
-    "1.2.840.10008.5.1.4.1.1.88.22",
-    "1.2.840.10008.5.1.4.1.1.88.34",
-    "1.2.840.10008.5.1.4.1.1.7",
-)
 
 #: A folder whose fsync takes longer than this will make senders wait.
 SLOW_FSYNC_S = 0.1
@@ -182,32 +175,30 @@ def is_node_answering(settings: Settings) -> bool:
 def check_peers(settings: Settings) -> Iterator[Finding]:
     """Every peer answers C-ECHO and takes the kinds of object that are sent to it."""
     with closing(open_catalogue(settings.catalogue_url)) as catalogue:
-        known = peers(catalogue)
+        known, rules = peers(catalogue), rules_in_force(catalogue)
     if not known:
         yield Finding(
             check="peers", is_ok=False, detail="no peer is known", way_out="Run `umit-pacs peers add --help`."
         )
     for peer in known:
-        yield _examine_peer(peer, settings)
+        yield _examine_peer(peer, rules, settings)
 
 
-def _examine_peer(peer: Peer, settings: Settings) -> Finding:
+def _examine_peer(peer: Peer, rules: RuleSet, settings: Settings) -> Finding:
     address = PeerAddress(ae_title=peer.ae_title, host=peer.host, port=peer.port)
     name, title = f"peer {peer.name}", settings.listener.ae_title
     way_out = f"Check that it runs, and that it knows {title} as a remote node."
     try:
         echo(address, calling_ae_title=title, timeouts=ECHO_TIMEOUTS)
-        refused = refused_classes(address, RESULT_CLASSES, calling_ae_title=title, timeouts=ECHO_TIMEOUTS)
+        refused = refused_names(peer, rules, settings, timeouts=ECHO_TIMEOUTS)
     except UmitPacsError as exc:
         return Finding(check=name, is_ok=False, detail=exc.detail, way_out=way_out)
-    if refused and peer.receives_results:
-        names = ", ".join(UID(uid).name for uid in refused)
-        return Finding(
-            check=name, is_ok=False, detail=f"does not take {names}", way_out="Allow these SOP classes there."
-        )
-    return Finding(
-        check=name, is_ok=True, detail="answers C-ECHO" + (", takes every kind of draft" if not refused else "")
-    )
+    if refused:
+        detail = f"does not take {', '.join(refused)}"
+        way_out = "Allow these SOP classes there, or give it a profile without them; see `umit-pacs profiles list`."
+        return Finding(check=name, is_ok=False, detail=detail, way_out=way_out)
+    taken = ", takes everything that its drafts need" if peer.receives_results else ""
+    return Finding(check=name, is_ok=True, detail="answers C-ECHO" + taken)
 
 
 def check_rules(settings: Settings) -> Iterator[Finding]:

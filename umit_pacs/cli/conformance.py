@@ -28,20 +28,21 @@ _MEANINGS = {
     "NOT_AUTHORISED": "The peer may not send.",
     "ANOTHER_DATA_SET_IS_HELD": "Other bytes came first under this UID and stay; what came now is kept aside.",
 }
-#: what each kind of result is; the SOP classes and numbers come from the code.
-_RESULTS = {
-    ObjectKind.TEXT_REPORT: (
-        "Enhanced SR",
-        "Draft report after TID 2000: technique, comparison, findings, impression, what was not assessed, AI identity.",
-    ),
-    ObjectKind.MEASUREMENT_REPORT: (
-        "Comprehensive 3D SR",
-        "Boxes and points after TID 1500, with tracking UIDs and algorithm identification; absent without a region.",
-    ),
-    ObjectKind.SECONDARY_CAPTURE: (
-        "Secondary Capture Image",
-        "RGB pages with the text and the key images, regions drawn, banner in the pixels.",
-    ),
+#: what each kind of result holds; the SOP classes and numbers come from the code.
+_CONTENTS = {
+    ObjectKind.TEXT_REPORT: "Draft report after TID 2000: technique, comparison, findings, impression, what was not "
+    "assessed, AI identity.",
+    ObjectKind.MEASUREMENT_REPORT: "Boxes and points after TID 1500, with tracking UIDs and algorithm identification; "
+    "absent without a region.",
+    ObjectKind.SECONDARY_CAPTURE: "RGB pages with the text and the key images, regions drawn, banner in the pixels.",
+    ObjectKind.BASIC_TEXT_REPORT: "The draft report after TID 2000 again.",
+    ObjectKind.QUALITATIVE_REPORT: "Coded answers without a region after TID 1500; absent without one.",
+    ObjectKind.SEGMENTATION: "Binary segments, one for each outlined box in a volume; absent without one.",
+    ObjectKind.PRESENTATION_STATE: "Marks over one key frame each, banner among them; absent without a region.",
+    ObjectKind.KEY_OBJECTS: "Key images after TID 2010, Of Interest.",
+    ObjectKind.DOCUMENT: "The draft with its key images as PDF/A-2b, banner on every page.",
+    ObjectKind.REJECTION_NOTE: "Takes results back after TID 2010 (IHE IOCM), for peers set to obey it.",
+    ObjectKind.NOTICE: "Says in words that results do not stand any more, for all other peers.",
 }
 #: what follows when a peer answers C-STORE so, by the name of the outcome.
 _FOLLOWS = {
@@ -132,6 +133,7 @@ def _words_of_the_network() -> dict[str, str]:
 def _tables(settings: Settings, facts: dict[str, Any]) -> dict[str, str]:
     from umit_pacs.dicom_network.pdus import Rejection
     from umit_pacs.dicom_network.statuses import outcome_of
+    from umit_pacs.result_objects.check_kinds import RULES
     from umit_pacs.result_objects.provenance import SERIES_NUMBERS
 
     listener = settings.listener
@@ -146,7 +148,10 @@ def _tables(settings: Settings, facts: dict[str, Any]) -> dict[str, str]:
         ),
         "results": _table(
             ("Result", "SOP class", "Series number", "Content"),
-            ((kind, sop_class, str(SERIES_NUMBERS[kind]), text) for kind, (sop_class, text) in _RESULTS.items()),
+            (
+                (kind, rules.sop_class_uid.name, str(SERIES_NUMBERS[kind]), _CONTENTS[kind])
+                for kind, rules in RULES.items()
+            ),
         ),
         "statuses": _table(("Status", "Meaning"), facts["statuses"].items()),
         "outcomes": _table(

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from umit_pacs.cli.options import ConfigOption, JSONOption, console, error_console, print_json, settings_from
 from umit_pacs.errors import InvalidConfiguration, UmitPacsError
-from umit_pacs.routing.rules import SENDER
+from umit_pacs.routing.rules import SENDER, RuleSet
 from umit_pacs.settings import AETitle, Settings
 from umit_pacs.states import RetireBy
 
@@ -145,40 +145,51 @@ def echo(
     config: ConfigOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Ask peers by C-ECHO whether they are there; exit status 1 when one is not."""
+    """Ask peers by C-ECHO whether they are there; exit status 1 when one is not.
+
+    They are also asked which of the SOP classes that their drafts need they refuse; nothing is sent.
+    """
     settings = settings_from(config)
     known = _known(settings)
     if missing := sorted(set(names or ()) - {peer.name for peer in known}):
         raise InvalidConfiguration(f"there is no peer {', '.join(missing)}; see `umit-pacs peers list`")
-    answers = [_echo(peer, settings) for peer in known if not names or peer.name in names]
+    rules = _rules(settings)
+    answers = [_echo(peer, rules, settings) for peer in known if not names or peer.name in names]
     if as_json:
         print_json(answers)
     else:
-        table = Table("Peer", "Answers", "After", "Why not")
+        table = Table("Peer", "Answers", "After", "Does not take", "Why not")
         for answer in answers:
             after = f"{answer['milliseconds']:.0f} ms" if answer["is_answering"] else ""
-            table.add_row(escape(answer["peer"]), _yes(answer["is_answering"]), after, escape(answer["detail"]))
+            cells = (", ".join(answer["does_not_take"]), escape(answer["detail"]))
+            table.add_row(escape(answer["peer"]), _yes(answer["is_answering"]), after, *cells)
         console.print(table)
     raise typer.Exit(0 if all(answer["is_answering"] for answer in answers) else 1)
 
 
-def _echo(peer: Peer, settings: Settings) -> dict[str, Any]:
+def _echo(peer: Peer, rules: RuleSet, settings: Settings) -> dict[str, Any]:
+    from umit_pacs.cli.peer_needs import refused_names
     from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
     from umit_pacs.dicom_network.query import echo as c_echo
 
     address = PeerAddress(ae_title=peer.ae_title, host=peer.host, port=peer.port)
     wait_s = settings.deliver.connect_timeout_s
+    timeouts = NetworkTimeouts(connect_s=wait_s, response_s=wait_s)
+    refused: tuple[str, ...] = ()
     started, failure = time.monotonic(), ""
     try:
-        c_echo(
-            address,
-            calling_ae_title=settings.listener.ae_title,
-            timeouts=NetworkTimeouts(connect_s=wait_s, response_s=wait_s),
-        )
+        c_echo(address, calling_ae_title=settings.listener.ae_title, timeouts=timeouts)
+        taken_ms = round((time.monotonic() - started) * 1000, 1)
+        refused = refused_names(peer, rules, settings, timeouts=timeouts)
     except UmitPacsError as exc:
-        failure = exc.detail
-    taken_ms = round((time.monotonic() - started) * 1000, 1)
-    return {"peer": peer.name, "is_answering": not failure, "milliseconds": taken_ms, "detail": failure}
+        failure, taken_ms = exc.detail, round((time.monotonic() - started) * 1000, 1)
+    return {
+        "peer": peer.name,
+        "is_answering": not failure,
+        "milliseconds": taken_ms,
+        "detail": failure,
+        "does_not_take": refused,
+    }
 
 
 def _with_what_it_offers(peer: Peer, settings: Settings, *, query: bool | None, commitment: bool | None) -> Peer:
@@ -236,6 +247,17 @@ def _known(settings: Settings) -> tuple[Peer, ...]:
     catalogue = open_catalogue(settings.catalogue_url)
     try:
         return peers(catalogue)
+    finally:
+        catalogue.close()
+
+
+def _rules(settings: Settings) -> RuleSet:
+    from umit_pacs.cli.peer_needs import rules_in_force
+    from umit_pacs.store.database import open_catalogue
+
+    catalogue = open_catalogue(settings.catalogue_url)
+    try:
+        return rules_in_force(catalogue)
     finally:
         catalogue.close()
 

@@ -76,6 +76,9 @@ class InputSet:
     completed_by: CompletionReason
     #: the input set of the same study that this one supersedes.
     predecessor_id: str | None = None
+    #: the Key Object Selection that asks about these images; such a set is no version of the study, and its
+    #: `predecessor_id` is the version that it was asked about.
+    asked_by: InstanceUID | None = None
 
 
 # --- route -------------------------------------------------------------------------------------------------------

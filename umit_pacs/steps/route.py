@@ -210,12 +210,14 @@ def replay(
     templates: TemplateLibrary | None = None,
     last: int,
 ) -> Iterator[Replayed]:
-    """Decide again about the `last` input sets on record, the oldest first; changes nothing.
+    """Decide again about those of the `last` input sets on record that rules decided; changes nothing.
 
     The facts come from the stored headers, and where the files are gone from the decision on record.
     """
     for input_set_id in input_sets_in_state(catalogue, *InputSetState)[-last:]:
         input_set = stored_input_set(catalogue, input_set_id)
+        if input_set.asked_by is not None:
+            continue
         before, after, problem = recorded_decision(catalogue, input_set_id), None, ""
         try:
             facts = _facts_on_record(input_set, files, before)

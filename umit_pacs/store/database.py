@@ -36,7 +36,7 @@ from umit_pacs.errors import (
     StoreFull,
     UmitPacsError,
 )
-from umit_pacs.store import feedback_tables  # noqa: F401 (its tables belong to the metadata of all)
+from umit_pacs.store import feedback_tables, question_tables  # noqa: F401 (their tables belong to the metadata of all)
 from umit_pacs.store.tables import Table
 
 #: how long a writer waits for another one.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import cast
 
+from pydicom.uid import KeyObjectSelectionDocumentStorage
 from sqlalchemy import exists, insert, select
 from sqlalchemy.orm import Session
 
@@ -22,8 +23,10 @@ from umit_pacs.store.tables import FindingsRow, InputSetRow, Instance, InstanceU
 from umit_pacs.verdicts import FeedbackSource, FindingFeedback, FindingVerdict, Verdict
 from umit_pacs.vocabulary import Presence, Side
 
-#: SOP classes of structured reports (PS3.4 B.5) begin so; what selects images and counts doses is among them.
+#: SOP classes of structured reports (PS3.4 B.5) begin so; what counts doses is among them.
 _REPORTS = "1.2.840.10008.5.1.4.1.1.88."
+#: selects images and asks about them, if anything (`umit_pacs.store.questions`).
+_SELECTIONS = str(KeyObjectSelectionDocumentStorage)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +105,8 @@ def unread_reports(catalogue: Catalogue, at_most: int = 100) -> tuple[StoredInst
     is_read = exists().where(FeedbackRow.document == Instance.sop_instance_uid)
     statement = (
         select(Instance)
-        .where(Instance.use == InstanceUse.NO_PIXELS, Instance.sop_class_uid.startswith(_REPORTS), ~is_read)
+        .where(Instance.use == InstanceUse.NO_PIXELS, ~is_read)
+        .where(Instance.sop_class_uid.startswith(_REPORTS), Instance.sop_class_uid != _SELECTIONS)
         .order_by(Instance.received_at, Instance.sop_instance_uid)
         .limit(at_most)
     )
@@ -128,7 +132,7 @@ def drafted_version(catalogue: Catalogue, study_uid: str) -> InputSet | None:
         drafted = session.scalars(
             select(InputSetRow.input_set_id)
             .join(FindingsRow, FindingsRow.input_set_id == InputSetRow.input_set_id)
-            .where(InputSetRow.study_instance_uid == study_uid)
+            .where(InputSetRow.study_instance_uid == study_uid, InputSetRow.asked_by.is_(None))
             .where(exists().where(ResultObjectRow.input_set_id == InputSetRow.input_set_id))
             .order_by(InputSetRow.generation.desc())
             .limit(1)
@@ -155,7 +159,7 @@ def waiting_for_review(catalogue: Catalogue, at_most: int = 50) -> tuple[tuple[s
     stands = (InputSetState.CONFIRMED, InputSetState.DELIVERED, InputSetState.HELD)
     statement = (
         select(InputSetRow.study_instance_uid, InputSetRow.input_set_id, InputSetRow.changed_at)
-        .where(InputSetRow.state.in_(stands), ~is_told)
+        .where(InputSetRow.state.in_(stands), InputSetRow.asked_by.is_(None), ~is_told)
         .where(exists().where(ResultObjectRow.input_set_id == InputSetRow.input_set_id))
         .order_by(InputSetRow.changed_at)
         .limit(at_most)

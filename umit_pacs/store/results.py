@@ -123,9 +123,9 @@ def result_objects(catalogue: Catalogue, input_set_id: str) -> tuple[ResultObjec
 def predecessor_results(catalogue: Catalogue, input_set: InputSet) -> tuple[ResultObject, ...]:
     """The objects that the input set's results supersede: those of the nearest predecessor that has any.
 
-    What was retracted is nothing that another draft takes the place of.
+    What was retracted is nothing that another draft takes the place of; the answer to a question takes no place.
     """
-    predecessor_id = input_set.predecessor_id
+    predecessor_id = input_set.predecessor_id if input_set.asked_by is None else None
     while predecessor_id is not None:
         with catalogue.reading() as session:
             row = session.get_one(InputSetRow, predecessor_id)
@@ -144,7 +144,7 @@ def is_as_before(catalogue: Catalogue, input_set: InputSet, decided: RoutingDeci
 
     The draft before stands: it was made from the same images by the same rule and checkpoint, and was not retracted.
     """
-    before_id = input_set.predecessor_id
+    before_id = input_set.predecessor_id if input_set.asked_by is None else None
     while before_id is not None:
         with catalogue.reading() as session:
             row = session.get_one(InputSetRow, before_id)

@@ -17,6 +17,7 @@ from umit_pacs.store.guardings import guarded
 from umit_pacs.store.instances import Quarantined, quarantined_of_study
 from umit_pacs.store.payload import from_json
 from umit_pacs.store.peer_counts import PeerCount, peer_count
+from umit_pacs.store.questions import AskedQuestion, questions_about
 from umit_pacs.store.results import result_objects
 from umit_pacs.store.stopped import Stop, stopped_objects
 from umit_pacs.store.tables import (
@@ -71,6 +72,8 @@ class InputSetStory:
     detail: str
     #: the set of the same study that it supersedes.
     predecessor_id: str | None
+    #: the Key Object Selection that asks about its images; None: it is a version of the study.
+    asked_by: str | None
     changes: tuple[StateChange, ...]
     decision: RoutingDecision | None
     decided_at: datetime | None
@@ -100,8 +103,15 @@ class StudyStory:
     without_pixels: int
     quarantined: tuple[Quarantined, ...]
     peer_count: PeerCount | None
-    #: the oldest first.
+    #: the oldest first; versions of the draft, and what was asked from the viewer.
     input_sets: tuple[InputSetStory, ...]
+    #: what became of Key Object Selections of others.
+    questions: tuple[AskedQuestion, ...]
+
+    @property
+    def newest_version(self) -> InputSetStory | None:
+        """None before there is one."""
+        return next((told for told in reversed(self.input_sets) if told.asked_by is None), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +156,7 @@ def story(catalogue: Catalogue, study_uid: str) -> StudyStory | None:
             quarantined=quarantined,
             peer_count=peer_count(catalogue, study_uid),
             input_sets=input_sets,
+            questions=questions_about(catalogue, study_uid),
         )
 
 
@@ -161,8 +172,10 @@ def study_summaries(
         .limit(limit)
     )
     if state is not None:
-        newest = select(InputSetRow.study_instance_uid, func.max(InputSetRow.generation)).group_by(
-            InputSetRow.study_instance_uid
+        newest = (
+            select(InputSetRow.study_instance_uid, func.max(InputSetRow.generation))
+            .where(InputSetRow.asked_by.is_(None))
+            .group_by(InputSetRow.study_instance_uid)
         )
         in_state = select(InputSetRow.study_instance_uid).where(
             InputSetRow.state == state, tuple_(InputSetRow.study_instance_uid, InputSetRow.generation).in_(newest)
@@ -275,6 +288,7 @@ def _input_set_story(catalogue: Catalogue, session: Session, row: InputSetRow) -
         reason=row.reason,
         detail=row.detail,
         predecessor_id=row.predecessor_id,
+        asked_by=row.asked_by,
         changes=tuple(
             StateChange(state=change.state, reason=change.reason, detail=change.detail, changed_at=change.changed_at)
             for change in changes
@@ -296,7 +310,7 @@ def _input_set_story(catalogue: Catalogue, session: Session, row: InputSetRow) -
 def _summary(session: Session, study_uid: str, instances: int, first: datetime, last: datetime) -> StudySummary:
     newest = session.scalar(
         select(InputSetRow)
-        .where(InputSetRow.study_instance_uid == study_uid)
+        .where(InputSetRow.study_instance_uid == study_uid, InputSetRow.asked_by.is_(None))
         .order_by(InputSetRow.generation.desc())
         .limit(1)
     )

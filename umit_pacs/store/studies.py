@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from umit_pacs.errors import InconsistentStudy
-from umit_pacs.handoffs import InputSet, StudyUID
+from umit_pacs.handoffs import InputSet, InstanceUID, StudyUID
 from umit_pacs.states import INPUT_SET_TRANSITIONS, InputSetState, require_transition
 from umit_pacs.store.database import Catalogue, insert_new, utc_now
 from umit_pacs.store.instances import mark_use, stored_instance
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 TWO_PATIENTS = "two_patients"
 #: reason of an input set of the same images as the one before, which a person asked for.
 RUN_AGAIN = "run_again"
+#: reason of an input set of images that a person asks about from the viewer.
+ASKED = "asked_from_the_viewer"
 #: reason of an input set that was retracted while a destination did not take the note about it.
 RETRACTION_NOT_TAKEN = "retraction_not_taken"
 
@@ -75,6 +77,7 @@ def create_input_set(
             "calling_ae_title": input_set.calling_ae_title,
             "completed_by": input_set.completed_by,
             "predecessor_id": input_set.predecessor_id,
+            "asked_by": input_set.asked_by,
             "state": InputSetState.ASSEMBLED,
             "reason": reason,
             "detail": "",
@@ -181,11 +184,11 @@ def input_sets_in_state(catalogue: Catalogue, *states: InputSetState) -> tuple[s
 
 
 def newest_input_set(catalogue: Catalogue, study_uid: str) -> InputSet | None:
-    """The study's newest input set, None when it has none."""
+    """The study's newest version, None when it has none; what was asked about images of it is no version."""
     with catalogue.reading() as session:
         row = session.scalar(
             select(InputSetRow)
-            .where(InputSetRow.study_instance_uid == study_uid)
+            .where(InputSetRow.study_instance_uid == study_uid, InputSetRow.asked_by.is_(None))
             .order_by(InputSetRow.generation.desc())
             .limit(1)
         )
@@ -195,20 +198,22 @@ def newest_input_set(catalogue: Catalogue, study_uid: str) -> InputSet | None:
 def successor_of(catalogue: Catalogue, input_set_id: str) -> str | None:
     """The id of the input set that supersedes this one."""
     with catalogue.reading() as session:
-        return session.scalar(select(InputSetRow.input_set_id).where(InputSetRow.predecessor_id == input_set_id))
+        statement = select(InputSetRow.input_set_id).where(InputSetRow.predecessor_id == input_set_id)
+        return session.scalar(statement.where(InputSetRow.asked_by.is_(None)))
 
 
 def _next_generation(session: Session, input_set: InputSet) -> int | None:
-    """One more than the predecessor's, None when the predecessor is not the study's newest set any more."""
-    newest = session.scalar(
-        select(func.max(InputSetRow.generation)).where(InputSetRow.study_instance_uid == input_set.study_instance_uid)
+    """One more than any of the study's sets has, None when the predecessor is not its newest version any more."""
+    highest = select(func.max(InputSetRow.generation)).where(
+        InputSetRow.study_instance_uid == input_set.study_instance_uid
     )
+    newest = session.scalar(highest.where(InputSetRow.asked_by.is_(None)))
     if input_set.predecessor_id is None:
         return 1 if newest is None else None
     predecessor = session.get(InputSetRow, input_set.predecessor_id)
     if predecessor is None or predecessor.generation != newest:
         return None
-    return predecessor.generation + 1
+    return (session.scalar(highest) or 0) + 1
 
 
 def _require_row(session: Session, input_set_id: str) -> InputSetRow:
@@ -245,4 +250,5 @@ def _input_set(session: Session, row: InputSetRow) -> InputSet:
         calling_ae_title=row.calling_ae_title,
         completed_by=row.completed_by,
         predecessor_id=row.predecessor_id,
+        asked_by=InstanceUID(row.asked_by) if row.asked_by is not None else None,
     )

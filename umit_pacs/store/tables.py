@@ -183,6 +183,9 @@ class InputSetRow(Table):
     calling_ae_title: Mapped[AETitle]
     completed_by: Mapped[CompletionReason]
     predecessor_id: Mapped[InputSetId | None] = mapped_column(ForeignKey("input_sets.input_set_id"))
+    asked_by: Mapped[UID | None] = mapped_column(
+        comment="the Key Object Selection that asks about these images; null: a version of the study"
+    )
     state: Mapped[InputSetState] = mapped_column(index=True)
     reason: Mapped[Name] = mapped_column(comment="stable word for the last change, e.g. two_patients")
     detail: Mapped[Words] = mapped_column(comment="the same for people; no patient data")

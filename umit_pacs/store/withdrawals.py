@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Select, and_, or_, select, update
+from sqlalchemy import Select, and_, false, or_, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from umit_pacs.errors import UmitPacsError
@@ -100,12 +100,18 @@ class Expected:
 
 
 def supersede_earlier(catalogue: Catalogue, input_set_id: str) -> tuple[str, ...]:
-    """End every earlier version of the study for the sake of this one; returns the ids of those that it ended."""
+    """End every earlier version of the study for the sake of this one; returns the ids of those that it ended.
+
+    Answers to questions stand beside the versions: they end none, and none ends them.
+    """
     now, ended = utc_now(), []
     with catalogue.writing() as session:
         own = session.get_one(InputSetRow, input_set_id)
-        for row in _versions(session, own.study_instance_uid):
-            if row.generation < own.generation and row.state not in _STAYS and row.reason != TWO_PATIENTS:
+        if own.asked_by is not None:
+            return ()
+        for row in _input_sets(session, own.study_instance_uid):
+            is_earlier = row.generation < own.generation and row.asked_by is None
+            if is_earlier and row.state not in _STAYS and row.reason != TWO_PATIENTS:
                 _enter(session, row, InputSetState.SUPERSEDED, "superseded", "", now)
                 ended.append(row.input_set_id)
     for earlier in ended:
@@ -120,14 +126,15 @@ def retract_study(catalogue: Catalogue, study_uid: str, reason: RejectionReason,
     """
     now = utc_now()
     with catalogue.writing() as session:
-        versions = _versions(session, study_uid)
-        newest = versions[-1] if versions else None
-        if newest is None or not _has_something(session, newest, versions):
+        sets = _input_sets(session, study_uid)
+        newest = next((row for row in reversed(sets) if row.asked_by is None), None)
+        if newest is None or not _has_something(session, newest, sets):
             raise NothingToRetract
         if _is_retracted(newest):
             return False
-        for row in versions[:-1]:
-            if row.state not in {InputSetState.NOT_ROUTED, InputSetState.RETRACTING, InputSetState.RETRACTED}:
+        ended = {InputSetState.NOT_ROUTED, InputSetState.RETRACTING, InputSetState.RETRACTED}
+        for row in sets:
+            if row is not newest and row.state not in ended:
                 _enter(session, row, InputSetState.RETRACTED, reason.value, detail, now)
         _enter(session, newest, InputSetState.RETRACTING, reason.value, detail, now)
     log.info("study_retracted", extra={"input_set_id": newest.input_set_id, "reason": reason.value})
@@ -147,8 +154,8 @@ def resume_retraction(catalogue: Catalogue, input_set_id: str) -> None:
         _enter(session, row, InputSetState.RETRACTING, begun.reason, begun.detail, utc_now())
 
 
-def _versions(session: Session, study_uid: str) -> Sequence[InputSetRow]:
-    """The study's input sets, the oldest first, locked until the transaction ends."""
+def _input_sets(session: Session, study_uid: str) -> Sequence[InputSetRow]:
+    """The study's versions and what was asked about it, the oldest first, locked until the transaction ends."""
     return session.scalars(
         select(InputSetRow)
         .where(InputSetRow.study_instance_uid == study_uid)
@@ -157,11 +164,11 @@ def _versions(session: Session, study_uid: str) -> Sequence[InputSetRow]:
     ).all()
 
 
-def _has_something(session: Session, newest: InputSetRow, versions: Sequence[InputSetRow]) -> bool:
+def _has_something(session: Session, newest: InputSetRow, sets: Sequence[InputSetRow]) -> bool:
     """Whether the study has objects, or is on its way to some."""
     if newest.state in {InputSetState.ASSEMBLED, InputSetState.ROUTED, InputSetState.ANALYSED} or _is_retracted(newest):
         return True
-    ids = [row.input_set_id for row in versions]
+    ids = [row.input_set_id for row in sets]
     found = select(ResultObjectRow.sop_instance_uid).where(ResultObjectRow.input_set_id.in_(ids)).limit(1)
     return session.scalar(found) is not None
 
@@ -266,10 +273,19 @@ def _undelivered_notes(session: Session, own: InputSetRow) -> Sequence[DeliveryR
 
 
 def _taken_back_by(own: InputSetRow) -> Select[str]:
-    """The input sets whose objects this one takes back; one that is being retracted does so itself."""
-    is_earlier = and_(InputSetRow.generation < own.generation, InputSetRow.state != InputSetState.RETRACTING)
-    is_own = InputSetRow.input_set_id == own.input_set_id
-    is_meant = or_(is_earlier, is_own) if own.state is InputSetState.RETRACTING else is_earlier
+    """The input sets whose objects this one takes back: earlier versions, or, when it is retracted, all of the study.
+
+    Answers to questions are taken back by a retraction only, and take nothing back.
+    """
+    is_meant = and_(
+        InputSetRow.generation < own.generation,
+        InputSetRow.state != InputSetState.RETRACTING,
+        InputSetRow.asked_by.is_(None),
+        true() if own.asked_by is None else false(),
+    )
+    if own.state is InputSetState.RETRACTING:
+        is_own = InputSetRow.input_set_id == own.input_set_id
+        is_meant = or_(is_meant, is_own, InputSetRow.asked_by.is_not(None))
     return select(InputSetRow.input_set_id).where(InputSetRow.study_instance_uid == own.study_instance_uid, is_meant)
 
 

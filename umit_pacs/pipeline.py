@@ -47,9 +47,11 @@ from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, StageOfStudy, Work
 from umit_pacs.errors import LeaseLost, ResultInvalid, RetryLater, UmitPacsError
 from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority, RoutingDecision, TaskOrder
 from umit_pacs.pixels.remembered_headers import RememberedHeaders
+from umit_pacs.routing.rules import RuleSet
 from umit_pacs.routing.rules_text import parse_rules
 from umit_pacs.settings import Settings
 from umit_pacs.states import InputSetState
+from umit_pacs.steps.ask import Asker, rules_of_question
 from umit_pacs.steps.assemble import CountInstances, assemble_due, next_due
 from umit_pacs.steps.compose import compose
 from umit_pacs.steps.confirm import Confirmer, confirm
@@ -170,10 +172,8 @@ def decide_by_rules(input_set_id: str) -> None:
     tools = _tools()
     if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ASSEMBLED:
         return
-    published = current_rules(tools.catalogue)
-    version, text = (published.version, published.text) if published is not None else (0, "")
-    rules = parse_rules(text, source=f"rules version {version}")
     input_set = studies.input_set(tools.catalogue, input_set_id)
+    version, rules = _rules_for(tools, input_set)
     decision = route(input_set, rules, version, tools.files, tools.templates, tools.headers.read)
     decision = name_destinations(tools.catalogue, decision, input_set)
     decision = choose_kinds(tools.catalogue, decision, tools.settings.compose.profiles)
@@ -183,6 +183,21 @@ def decide_by_rules(input_set_id: str) -> None:
     else:
         reason = "no_rule_matched" if decision.rule is None else "nothing_to_ask"
         change_state(tools.catalogue, input_set_id, InputSetState.NOT_ROUTED, reason=reason)
+
+
+def _rules_for(tools: Tools, input_set: InputSet) -> tuple[int, RuleSet]:
+    """The rules in force with their version; for what a person asked, the rule that the question amounts to."""
+    if input_set.asked_by is not None:
+        return 0, rules_of_question(asker(tools), input_set)
+    published = current_rules(tools.catalogue)
+    version, text = (published.version, published.text) if published is not None else (0, "")
+    return version, parse_rules(text, source=f"rules version {version}")
+
+
+def asker(tools: Tools) -> Asker:
+    """What a process takes questions with."""
+    quiet_period_s = tools.settings.assemble.quiet_period_s
+    return Asker(catalogue=tools.catalogue, files=tools.files, templates=tools.templates, quiet_period_s=quiet_period_s)
 
 
 def start_analysis(tools: Tools, input_set_id: str) -> None:

@@ -13,7 +13,7 @@ from umit_pacs.handoffs import CompletionReason, Findings, RoutingDecision, Seri
 from umit_pacs.states import END_STATES, DeliveryState, InputSetState
 from umit_pacs.store.deliveries import Commitment, Delivery
 from umit_pacs.store.stories import InputSetStory, StateChange, StudyStory
-from umit_pacs.store.studies import RUN_AGAIN
+from umit_pacs.store.studies import ASKED, RUN_AGAIN
 
 _COMPLETED_BY = {
     CompletionReason.EXPECTED_COUNT: "the sender has no more instances than are here",
@@ -66,6 +66,9 @@ _REASONS = {
     "asked_again": "a person asked again",
     "released": "a person released them",
     RUN_AGAIN: "a person ran it again",
+    "missing_images": "images that it names are not here",
+    "names_patient": "its text names a person or the hospital",
+    "unknown_name": "what it wants found has no such name",
     "nothing_changed": "neither images nor rule nor checkpoint have changed",
     "superseded": "its drafts are on their way",
     "quality": "a person retracted it for quality",
@@ -108,15 +111,14 @@ class Line:
 
 
 def current_state(told: StudyStory) -> InputSetState | None:
-    """The state of the newest input set, None before there is one."""
-    return told.input_sets[-1].state if told.input_sets else None
+    """The state of the newest version, None before there is one."""
+    return told.newest_version.state if told.newest_version is not None else None
 
 
 def headline(told: StudyStory) -> str:
     """Where the study stands now, why, and what a person may do about it."""
-    if not told.input_sets:
+    if (newest := told.newest_version) is None:
         return _before_the_first_set(told)
-    newest = told.input_sets[-1]
     sentence = _NOW[newest.state]
     if newest.state in _HAS_A_CAUSE:
         sentence = f"{sentence[:-1]}: {_because(newest.reason, newest.detail)}."
@@ -134,7 +136,11 @@ def headline(told: StudyStory) -> str:
 
 def lines_of(told: StudyStory) -> list[Line]:
     """Everything that happened, the oldest first."""
-    lines = [*_arrival_lines(told), *(line for each in told.input_sets for line in _input_set_lines(each))]
+    lines = [
+        *_arrival_lines(told),
+        *_question_lines(told),
+        *(line for each in told.input_sets for line in _input_set_lines(each)),
+    ]
     return sorted(lines, key=lambda line: line.at)
 
 
@@ -172,6 +178,16 @@ def _arrival_lines(told: StudyStory) -> Iterator[Line]:
         yield Line(at=said.asked_at, text=f"{said.calling_ae_title} {answer}; {said.held} were here.")
 
 
+def _question_lines(told: StudyStory) -> Iterator[Line]:
+    """What was asked and is not answered; selections that ask nothing are not worth a line."""
+    for question in told.questions:
+        if question.reason not in ("", "other_title"):
+            because = _because(question.reason, question.detail)
+            yield Line(
+                at=question.received_at, text=f"A question …{question.document[-8:]} is not answered: {because}."
+            )
+
+
 def _input_set_lines(told: InputSetStory) -> Iterator[Line]:
     for change in told.changes:
         yield _change_line(told, change)
@@ -194,6 +210,9 @@ def _change_line(told: InputSetStory, change: StateChange) -> Line:
     if change.state is InputSetState.ASSEMBLED and change.reason == RUN_AGAIN:
         text = f"Run again by a person as input set {told.input_set_id[:8]}, on the same images"
         text += f" as {told.predecessor_id[:8]}." if told.predecessor_id else "."
+    elif change.state is InputSetState.ASSEMBLED and change.reason == ASKED:
+        text = f"Asked from the viewer by …{(told.asked_by or '')[-8:]} as input set {told.input_set_id[:8]}, about "
+        text += f"{_count(told.instances, 'image')}."
     elif change.state is InputSetState.ASSEMBLED and not change.reason:
         text = f"Complete: {_COMPLETED_BY[told.completed_by]}. Input set {told.input_set_id[:8]}: " + (
             f"{_count(told.instances, 'image')} in {_count(told.series, 'series', 'series')}"

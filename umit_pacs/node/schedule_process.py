@@ -17,8 +17,9 @@ from umit_pacs.errors import RetryLater
 from umit_pacs.hl7_network.listener import listening
 from umit_pacs.node.lifecycle import Lifecycle
 from umit_pacs.node.workflows import running_workflows
-from umit_pacs.pipeline import Tools, assemble, sweep
+from umit_pacs.pipeline import Tools, asker, assemble, sweep
 from umit_pacs.settings import Settings
+from umit_pacs.steps.ask import take_questions
 from umit_pacs.steps.assemble import CountInstances
 from umit_pacs.steps.feedback import FeedbackReader, read_reports, take_final_message
 from umit_pacs.steps.route import seed_rules
@@ -33,6 +34,7 @@ SWEEP_INTERVAL_S = 0.5
 TAKE_OVER_INTERVAL_S = 5.0
 RETENTION_INTERVAL_S = 600.0
 FEEDBACK_INTERVAL_S = 1.0
+QUESTIONS_INTERVAL_S = 0.5
 
 #: APScheduler's name for the round of assembling.
 ASSEMBLE_JOB = "assemble"
@@ -49,6 +51,7 @@ def run_schedule(settings: Settings, *, supervisor: Connection | None = None) ->
             lambda: take_over_silent_workers(tools): TAKE_OVER_INTERVAL_S,
             lambda: forget_finished_work(tools): RETENTION_INTERVAL_S,
             lambda: look_at_reports(tools): FEEDBACK_INTERVAL_S,
+            lambda: look_at_questions(tools): QUESTIONS_INTERVAL_S,
         }
         # The first round in this thread: what is wrong ends the process before it says that it is ready.
         assemble(tools, count)
@@ -107,6 +110,11 @@ def forget_finished_work(tools: Tools) -> None:
 def look_at_reports(tools: Tools) -> None:
     """Read what radiologists sent about drafts: assessments and final reports."""
     read_reports(FeedbackReader(catalogue=tools.catalogue, files=tools.files, templates=tools.templates))
+
+
+def look_at_questions(tools: Tools) -> None:
+    """Take up what a person asks about images from the viewer; the sweep starts the rest."""
+    take_questions(asker(tools), now=utc_now())
 
 
 @contextmanager

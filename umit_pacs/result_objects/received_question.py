@@ -1,0 +1,72 @@
+"""Key Object Selections of others as they come in: whether one asks UMIT something, what, and about which images.
+
+Source: PS3.3 A.35.4, PS3.16 TID 2010. CID 7010 has no title for a question to a machine, so it has one of our own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.sr.coding import Code
+
+from umit_pacs.errors import StudyUnusable
+
+#: the document title that makes a Key Object Selection a question.
+QUESTION_TITLE = Code("umit-question", "99UMIT", "Question to UMIT")
+#: nobody selects by hand what makes a longer document.
+MAXIMUM_SELECTION_BYTES = 4 * 1024**2
+_KEY_OBJECT_DESCRIPTION = "113012"
+
+
+class SelectionUnreadable(StudyUnusable):
+    """The Key Object Selection cannot be read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReceivedSelection:
+    """What of a Key Object Selection matters here. The text is a person's own."""
+
+    is_question: bool
+    text: str
+    #: SOP Instance UIDs of the images that it names, in its order.
+    images: tuple[str, ...]
+    #: those of them of which it names single frames.
+    in_frames: frozenset[str]
+
+
+def read_selection(path: Path) -> ReceivedSelection:
+    """Read a stored Key Object Selection. Raises SelectionUnreadable."""
+    try:
+        if path.stat().st_size > MAXIMUM_SELECTION_BYTES:
+            raise SelectionUnreadable("it is longer than any selection")
+        return _read(pydicom.dcmread(path))
+    except (InvalidDicomError, OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as exc:
+        raise SelectionUnreadable(f"it is no selection that can be read ({type(exc).__name__})") from exc
+
+
+def _read(ds: Dataset) -> ReceivedSelection:
+    items = list(ds.get("ContentSequence") or [])
+    named = [item.ReferencedSOPSequence[0] for item in items if item.get("ValueType") == "IMAGE"]
+    texts = [
+        str(item.get("TextValue") or "")
+        for item in items
+        if item.get("ValueType") == "TEXT" and _name(item)[0] == _KEY_OBJECT_DESCRIPTION
+    ]
+    return ReceivedSelection(
+        is_question=_name(ds) == (QUESTION_TITLE.value, QUESTION_TITLE.scheme_designator),
+        text="\n".join(texts),
+        images=tuple(dict.fromkeys(str(reference.ReferencedSOPInstanceUID) for reference in named)),
+        in_frames=frozenset(
+            str(reference.ReferencedSOPInstanceUID) for reference in named if reference.get("ReferencedFrameNumber")
+        ),
+    )
+
+
+def _name(item: Dataset) -> tuple[str, str]:
+    """Value and scheme of the item's concept name; of a document, of its title."""
+    code = (item.get("ConceptNameCodeSequence") or [Dataset()])[0]
+    return str(code.get("CodeValue") or ""), str(code.get("CodingSchemeDesignator") or "")

@@ -24,6 +24,7 @@ from umit_pacs.store.instances import studies_waiting
 from umit_pacs.store.leases import expired_workers, living_workers
 from umit_pacs.store.payload import to_json
 from umit_pacs.store.peers import peers
+from umit_pacs.store.questions import asked_input_set
 from umit_pacs.store.rules import current_rules
 from umit_pacs.store.stories import (
     StudyStory,
@@ -36,6 +37,8 @@ from umit_pacs.store.stories import (
 )
 from umit_pacs.store.studies import newest_input_set
 
+#: as many characters of an input set's id as a study's story shows.
+_SHORTEST_ID = 8
 STATE_COLOURS = {
     InputSetState.CONFIRMED: "green",
     InputSetState.FAILED: "red",
@@ -224,7 +227,9 @@ def require_study(catalogue: Catalogue, meant: str) -> str:
 
 
 def require_newest(catalogue: Catalogue, meant: str) -> str:
-    """The id of the study's newest input set."""
+    """The id of the study's newest version; of what was asked from the viewer, where its id is meant."""
+    if len(meant.strip()) >= _SHORTEST_ID and (asked := asked_input_set(catalogue, meant.strip())) is not None:
+        return asked
     newest = newest_input_set(catalogue, require_study(catalogue, meant))
     if newest is None:
         raise StudyUnknown("the study is not complete yet; there is nothing to take up")

@@ -12,7 +12,7 @@ from umit_pacs.handoffs import StoredInstance
 from umit_pacs.store.database import Catalogue, insert_new
 from umit_pacs.store.instances import stored_instance
 from umit_pacs.store.question_tables import QuestionRow
-from umit_pacs.store.tables import Instance, InstanceUse
+from umit_pacs.store.tables import InputSetRow, Instance, InstanceUse
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +48,16 @@ def questions_about(catalogue: Catalogue, study_uid: str) -> tuple[AskedQuestion
         return tuple(
             AskedQuestion(**{name: getattr(row, name) for name in AskedQuestion.__dataclass_fields__}) for row in rows
         )
+
+
+def asked_input_set(catalogue: Catalogue, beginning: str) -> str | None:
+    """The id of the question's input set that begins so; None for none, or several."""
+    statement = select(InputSetRow.input_set_id).where(
+        InputSetRow.asked_by.is_not(None), InputSetRow.input_set_id.startswith(beginning, autoescape=True)
+    )
+    with catalogue.reading() as session:
+        found = session.scalars(statement.limit(2)).all()
+        return found[0] if len(found) == 1 else None
 
 
 def unread_selections(catalogue: Catalogue) -> tuple[StoredInstance, ...]:

@@ -395,11 +395,16 @@ class ObjectKind(enum.StrEnum):
     REJECTION_NOTE = "rejection_note"
     #: says in words that what was sent does not stand any more.
     NOTICE = "notice"
+    #: the draft for reporting systems, as HL7 v2 message and as FHIR transaction, and what takes each back; no DICOM.
+    HL7_REPORT = "hl7_report"
+    FHIR_REPORT = "fhir_report"
+    HL7_WITHDRAWAL = "hl7_withdrawal"
+    FHIR_WITHDRAWAL = "fhir_withdrawal"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResultObject:
-    """One composed DICOM object, stored; its bytes never change."""
+    """One composed object, stored; its bytes never change. What is no DICOM has "" for class and transfer syntax."""
 
     sop_instance_uid: InstanceUID
     sop_class_uid: str

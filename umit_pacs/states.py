@@ -47,6 +47,16 @@ class RetireBy(enum.StrEnum):
     NOTICE = "notice"
 
 
+class PeerKind(enum.StrEnum):
+    """What a destination speaks."""
+
+    DICOM = "dicom"
+    #: HL7 v2 over MLLP.
+    HL7 = "hl7"
+    #: FHIR R4 over HTTP.
+    FHIR = "fhir"
+
+
 class RejectionReason(enum.StrEnum):
     """Why objects are taken back; each is a document title of IHE IOCM (PS3.16 CID 7010)."""
 
@@ -63,6 +73,8 @@ class DeliveryRemark(enum.StrEnum):
     PEER_AWAY = "peer_away"
     PEER_UNKNOWN = "peer_unknown"
     FILE_CHANGED = "file_changed"
+    #: what is no result for this kind of peer.
+    WRONG_KIND = "wrong_kind"
     GAVE_UP = "gave_up"
     #: storage commitment was asked and has not been answered yet.
     ASKED = "asked"

@@ -7,6 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.peer_programs import free_port, running_orthanc, running_storescp
+from tests.reporting_fixtures import running_hl7_receiver
 from umit_pacs.cli import peers as peers_commands
 from umit_pacs.dicom_network.addresses import NetworkTimeouts
 from umit_pacs.dicom_network.sender import refused_classes
@@ -149,3 +150,18 @@ def test_what_cannot_be_a_peer_is_refused(run, name, changes, words):
     assert words in refusal(run("add", name, *(word for option in options.items() for word in option)))
     result = run("add", "P", "--ae-title", "P", "--host", "127.0.0.1", "--port", "70000")
     assert result.exit_code == 2
+
+
+def test_a_reporting_system_is_added_listed_and_reached_by_its_address(run, tmp_path):
+    with running_hl7_receiver() as receiver:
+        result = run("add-reporting-system", "RIS", f"mllp://127.0.0.1:{receiver.port}", "--json")
+        assert result.exit_code == 0, result.output
+        peer = json.loads(result.stdout)
+        assert (peer["may_send"], peer["receives_results"], peer["ae_title"]) == (False, True, "")
+        assert [item["url"] for item in json.loads(run("list", "--json").stdout)] == [peer["url"]]
+        (answer,) = json.loads(run("echo", "RIS", "--json").stdout)
+        assert answer["is_answering"]
+    assert run("echo", "RIS").exit_code == 1
+    assert "mllps or https" in refusal(run("add-reporting-system", "RIS", "mllp://ris.hospital:2575"))
+    missing = run("add-reporting-system", "RIS", "mllps://ris.hospital:2575", "--ca-file", tmp_path / "none.pem")
+    assert "there is no file" in refusal(missing)

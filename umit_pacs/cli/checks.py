@@ -17,6 +17,7 @@ from umit_pacs.dicom_network.query import echo
 from umit_pacs.errors import PeerRefused, UmitPacsError
 from umit_pacs.handoffs import Language
 from umit_pacs.pixels.writing import reading_languages
+from umit_pacs.reporting_systems.sending import ReportingSystem, reach
 from umit_pacs.result_objects.fonts import find_fonts
 from umit_pacs.routing.rules import RuleSet
 from umit_pacs.settings import Settings
@@ -173,7 +174,7 @@ def is_node_answering(settings: Settings) -> bool:
 
 
 def check_peers(settings: Settings) -> Iterator[Finding]:
-    """Every peer answers C-ECHO and takes the kinds of object that are sent to it."""
+    """Every peer answers C-ECHO and takes the kinds of object that are sent to it; reporting systems can be reached."""
     with closing(open_catalogue(settings.catalogue_url)) as catalogue:
         known, rules = peers(catalogue), rules_in_force(catalogue)
     if not known:
@@ -181,7 +182,16 @@ def check_peers(settings: Settings) -> Iterator[Finding]:
             check="peers", is_ok=False, detail="no peer is known", way_out="Run `umit-pacs peers add --help`."
         )
     for peer in known:
-        yield _examine_peer(peer, rules, settings)
+        yield _examine_reporting_system(peer) if peer.url else _examine_peer(peer, rules, settings)
+
+
+def _examine_reporting_system(peer: Peer) -> Finding:
+    try:
+        reach(ReportingSystem(name=peer.name, url=peer.url, ca_file=peer.ca_file), ECHO_TIMEOUTS)
+    except UmitPacsError as exc:
+        way_out = "Check that it runs, its address, and the authority of its certificate."
+        return Finding(check=f"peer {peer.name}", is_ok=False, detail=exc.detail, way_out=way_out)
+    return Finding(check=f"peer {peer.name}", is_ok=True, detail="can be reached")
 
 
 def _examine_peer(peer: Peer, rules: RuleSet, settings: Settings) -> Finding:

@@ -1,10 +1,11 @@
-"""`umit-pacs peers`: the DICOM application entities that may send and that receive the drafts."""
+"""`umit-pacs peers`: who may send, and the archives and reporting systems that receive the drafts."""
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +28,7 @@ NameArgument = Annotated[str, typer.Argument(help="Our name for the peer, as rul
 def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Who may send studies, and who receives the drafts.")
     group.command("list")(list_peers)
-    for command in (add, remove, echo):
+    for command in (add, add_reporting_system, remove, echo):
         group.command()(command)
     app.add_typer(group, name="peers", rich_help_panel="Administer")
 
@@ -42,13 +43,14 @@ def list_peers(config: ConfigOption = None, as_json: JSONOption = False) -> None
     for ability in ("C-FIND", "Commitment"):
         table.add_column(ability)
     for peer in known:
-        address, callers = f"{peer.host}:{peer.port}", ", ".join(peer.allowed_addresses)
+        address = peer.url or f"{peer.host}:{peer.port}"
+        callers = "" if peer.url else ", ".join(peer.allowed_addresses)
         table.add_row(
             *map(escape, (peer.name, peer.ae_title, address, callers)),
             _yes(peer.may_send),
             _yes(peer.receives_results),
-            escape(peer.profile or "the rule's"),
-            peer.retire_by.value,
+            escape(peer.profile or ("" if peer.url else "the rule's")),
+            "withdrawal" if peer.url else peer.retire_by.value,
             _yes(peer.answers_query),
             _yes(peer.answers_commitment),
         )
@@ -122,6 +124,39 @@ def add(
     )
 
 
+def add_reporting_system(
+    name: NameArgument,
+    url: Annotated[
+        str,
+        typer.Argument(
+            help="mllps://HOST:PORT for HL7 v2, https://HOST/PATH for FHIR R4; mllp and http to this machine only."
+        ),
+    ],
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Certificate authority of its certificate instead of the system's.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Add a reporting system, which gets drafts as preliminary reports, or change the one of this name."""
+    from umit_pacs.store.peers import reporting_system
+
+    settings = settings_from(config)
+    _require_name(name)
+    if ca_file is not None and not ca_file.is_file():
+        raise InvalidConfiguration(f"--ca-file: there is no file {ca_file}")
+    try:
+        peer = reporting_system(name, url, ca_file=str(ca_file.resolve()) if ca_file else "")
+    except ValueError as exc:
+        raise InvalidConfiguration(f"{url}: {exc}") from exc
+    _store(peer, settings)
+    if as_json:
+        print_json(dataclasses.asdict(peer))
+        return
+    console.print(f"Reporting system {name} is known: {peer.url}.", markup=False, soft_wrap=True)
+    console.print("  A rule that names it as destination sends it drafts.")
+
+
 def remove(name: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
     """Remove a peer; what was sent to it stays on record."""
     from umit_pacs.store.database import open_catalogue
@@ -145,9 +180,9 @@ def echo(
     config: ConfigOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Ask peers by C-ECHO whether they are there; exit status 1 when one is not.
+    """Ask peers by C-ECHO, or reporting systems by a connection, whether they are there; exit status 1 if not.
 
-    They are also asked which of the SOP classes that their drafts need they refuse; nothing is sent.
+    DICOM peers are also asked which of the SOP classes that their drafts need they refuse; nothing is sent.
     """
     settings = settings_from(config)
     known = _known(settings)
@@ -171,16 +206,20 @@ def _echo(peer: Peer, rules: RuleSet, settings: Settings) -> dict[str, Any]:
     from umit_pacs.cli.peer_needs import refused_names
     from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
     from umit_pacs.dicom_network.query import echo as c_echo
+    from umit_pacs.reporting_systems.sending import ReportingSystem, reach
 
-    address = PeerAddress(ae_title=peer.ae_title, host=peer.host, port=peer.port)
     wait_s = settings.deliver.connect_timeout_s
     timeouts = NetworkTimeouts(connect_s=wait_s, response_s=wait_s)
     refused: tuple[str, ...] = ()
     started, failure = time.monotonic(), ""
     try:
-        c_echo(address, calling_ae_title=settings.listener.ae_title, timeouts=timeouts)
+        if peer.url:
+            reach(ReportingSystem(name=peer.name, url=peer.url, ca_file=peer.ca_file), timeouts)
+        else:
+            address = PeerAddress(ae_title=peer.ae_title, host=peer.host, port=peer.port)
+            c_echo(address, calling_ae_title=settings.listener.ae_title, timeouts=timeouts)
         taken_ms = round((time.monotonic() - started) * 1000, 1)
-        refused = refused_names(peer, rules, settings, timeouts=timeouts)
+        refused = () if peer.url else refused_names(peer, rules, settings, timeouts=timeouts)
     except UmitPacsError as exc:
         failure, taken_ms = exc.detail, round((time.monotonic() - started) * 1000, 1)
     return {
@@ -222,8 +261,7 @@ def _with_what_it_offers(peer: Peer, settings: Settings, *, query: bool | None, 
 
 def _require_valid(name: str, ae_title: str, host: str, addresses: list[str]) -> None:
     """Raise InvalidConfiguration unless the words can be what they stand for."""
-    if name == SENDER or not name.strip() or name != name.strip() or len(name) > 64:
-        raise InvalidConfiguration(f"name: {name!r} cannot name a peer (`{SENDER}` stands for whoever sent a study)")
+    _require_name(name)
     try:
         TypeAdapter[str](AETitle).validate_python(ae_title)
     except ValidationError as exc:
@@ -238,6 +276,11 @@ def _require_valid(name: str, ae_title: str, host: str, addresses: list[str]) ->
                 raise InvalidConfiguration(f"{option}: {exc}") from exc
             if option == "--host":
                 raise InvalidConfiguration("--host: one address, not a network")
+
+
+def _require_name(name: str) -> None:
+    if name == SENDER or not name.strip() or name != name.strip() or len(name) > 64:
+        raise InvalidConfiguration(f"name: {name!r} cannot name a peer (`{SENDER}` stands for whoever sent a study)")
 
 
 def _known(settings: Settings) -> tuple[Peer, ...]:

@@ -43,7 +43,7 @@ class Doorkeeper:
         callers = [
             peer
             for peer in peers
-            if peer.ae_title == request.calling_ae_title
+            if peer.ae_title == request.calling_ae_title != ""
             and any(self._is_at(request.peer_host, address) for address in peer.allowed_addresses)
         ]
         if not callers:

@@ -125,11 +125,12 @@ def acknowledgement(message: Message | None, code: str, reason: str = "") -> byt
     lines = ["|".join([*answer, fields[11] or "P", "2.5.1"]), "|".join(["MSA", code, control_id])]
     if reason:
         # ERR-3: 207, application internal error (table 0357); ERR-4: error; ERR-8: for people.
-        lines.append(f"ERR|||207|E||||{_escaped(reason)}")
+        lines.append(f"ERR|||207|E||||{escaped(reason)}")
     return ("\r".join(lines) + "\r").encode()
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """The text with escape sequences for the characters that delimit (chapter 2.7)."""
     for character, code in (("\\", "E"), ("|", "F"), ("^", "S"), ("~", "R"), ("&", "T")):
         text = text.replace(character, f"\\{code}\\")
     return text

@@ -11,7 +11,7 @@ from umit_pacs.result_objects.statements import Statement, class_key
 from umit_pacs.vocabulary import Coding, Presence, Words
 
 #: CID 240 (Present-Absent).
-_PRESENCES: dict[Presence, Coding] = {
+PRESENCES: dict[Presence, Coding] = {
     "present": Coding(value="52101004", scheme="SCT", meaning="Present"),
     "absent": Coding(value="272519000", scheme="SCT", meaning="Absent"),
     "uncertain": Coding(value="373068000", scheme="SCT", meaning="Undetermined"),
@@ -69,7 +69,7 @@ def _of_statement(statement: Statement, read: ReadResult, words: Words) -> Coded
     return CodedAnswer(
         question=term.code,
         question_text=term.names[words.language],
-        answer=_PRESENCES[statement.presence],
+        answer=PRESENCES[statement.presence],
         answer_text=words(f"presences.{statement.presence}"),
         confidence=of_detection if read.report is None else statement.confidence,
         frames=read.result.frames,

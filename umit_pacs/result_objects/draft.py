@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from umit_pacs.handoffs import FrameReference, Language, Region, TemplateIdentity
-from umit_pacs.vocabulary import Coding, Side
+from umit_pacs.vocabulary import Coding, Presence, Side
 from umit_pacs.vocabulary import SectionKind as SectionKind
 
 
@@ -64,6 +64,8 @@ class Marking:
     #: the side as code; None where there is none.
     laterality: Coding | None
     finding: Coding
+    #: whether the answer states the finding or holds it for possible.
+    presence: Presence
     site: Coding
     is_landmark: bool
     #: the confidence shown with it, 0..1.

@@ -31,8 +31,17 @@ PROFILES: dict[str, tuple[ObjectKind, ...]] = {
     "text-only": (ObjectKind.TEXT_REPORT,),
 }
 
-#: What takes a draft back.
-_NO_PART_OF_A_DRAFT = frozenset({ObjectKind.REJECTION_NOTE, ObjectKind.NOTICE})
+#: What takes a draft back, and what only reporting systems get.
+_NO_PART_OF_A_DRAFT = frozenset(
+    {
+        ObjectKind.REJECTION_NOTE,
+        ObjectKind.NOTICE,
+        ObjectKind.HL7_REPORT,
+        ObjectKind.FHIR_REPORT,
+        ObjectKind.HL7_WITHDRAWAL,
+        ObjectKind.FHIR_WITHDRAWAL,
+    }
+)
 
 #: An installation's own profiles, `compose.profiles` of node.toml; one with a shipped one's name takes its place.
 OwnProfiles = Mapping[str, Sequence[str]]

@@ -170,6 +170,7 @@ def _marking(
         side=side,
         laterality=None if side == "none" else template.sides[side].code,
         finding=term.code if term else _UNKNOWN,
+        presence=stated_presence(result, template),
         site=template.site_of(region.label) if finding else term.code if term else _UNKNOWN,
         is_landmark=landmark is not None or region.kind is RegionKind.POINT,
         confidence=region.confidence if region.confidence is not None else result.confidence,

@@ -21,7 +21,7 @@ class Withdrawal:
     is_superseded: bool
     #: why, in the words of whoever asked for it; "" where nobody said more.
     detail: str = ""
-    #: YYYY-MM-DD on which the oldest of them was made.
+    #: YYYY-MM-DD on which the oldest of them was made; "": how many of what day goes without saying.
     made_on: str = ""
 
     def lines(self, words: Words) -> Iterator[str]:
@@ -32,4 +32,5 @@ class Withdrawal:
             yield words("withdrawal.retracted")
             reason = words(f"withdrawal.{self.reason}")
             yield words("withdrawal.because", reason=f"{reason} ({self.detail})" if self.detail else reason)
-        yield words("withdrawal.objects", count=len(self.results), date=self.made_on or "?")
+        if self.made_on:
+            yield words("withdrawal.objects", count=len(self.results), date=self.made_on)

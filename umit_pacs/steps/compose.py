@@ -33,6 +33,7 @@ from umit_pacs.pixels.decoding_process import DecodingProcess, FrameToDecode
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.pixels.region_masks import masks_of_regions
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
+from umit_pacs.reporting_systems.reports import REPORTS, keep_report
 from umit_pacs.result_objects.check import check_object
 from umit_pacs.result_objects.composers import COMPOSERS
 from umit_pacs.result_objects.composition import Composition
@@ -199,6 +200,9 @@ class _Run:
 
 def _compose_kind(kind: ObjectKind, work: Composition, run: _Run) -> Iterator[ResultObject | StoppedObject]:
     """The objects of one kind: kept when they pass their check, else stopped."""
+    if kind in REPORTS:
+        yield _compose_report(kind, work, run)
+        return
     try:
         composed = COMPOSERS[kind](work)
     except _UNFIT as exc:
@@ -213,6 +217,19 @@ def _compose_kind(kind: ObjectKind, work: Composition, run: _Run) -> Iterator[Re
             yield _stopped(kind, number, exc, run)
         else:
             yield _kept(ds, kind, path, content, run)
+
+
+def _compose_report(kind: ObjectKind, work: Composition, run: _Run) -> ResultObject | StoppedObject:
+    """The draft for reporting systems; what writes it checks it."""
+    uid = work.made.uids.instance(kind, 1)
+
+    def write() -> bytes:
+        return REPORTS[kind].write(work.draft, work.made, uid)
+
+    try:
+        return keep_report(kind, uid, work.made, write, input_set_id=run.input_set.input_set_id, files=run.files)
+    except _UNFIT as exc:
+        return _stopped(kind, 1, exc, run)
 
 
 def _content_of(ds: Dataset, path: Path) -> bytes:

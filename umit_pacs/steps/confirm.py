@@ -18,7 +18,7 @@ from umit_pacs.dicom_network.query import instances_held
 from umit_pacs.errors import RetryLater
 from umit_pacs.handoffs import ObjectKind
 from umit_pacs.settings import DeliverSettings
-from umit_pacs.states import DeliveryRemark, DeliveryState
+from umit_pacs.states import DeliveryRemark, DeliveryState, PeerKind
 from umit_pacs.store import peers
 from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.deliveries import (
@@ -85,6 +85,12 @@ def confirm(confirmer: Confirmer, input_set_id: str) -> None:
 
 def _ask(confirmer: Confirmer, holder: peers.Peer, items: Sequence[Delivery]) -> list[DeliveryChange]:
     """Ask the peer about all items in the best way that it answers; what comes of it so far."""
+    if holder.kind is not PeerKind.DICOM:
+        # A reporting system's acknowledgement vouches for what it took; what it said stays.
+        return [
+            DeliveryChange(delivery_id=item.delivery_id, after=DeliveryState.CONFIRMED, detail=item.detail)
+            for item in items
+        ]
     unanswered: list[Delivery] = []
     asked: list[DeliveryChange] = []
     if holder.answers_commitment:

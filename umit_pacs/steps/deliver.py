@@ -1,10 +1,13 @@
-"""deliver: the stored bytes of every result object to every destination, by C-STORE, until the peer has them."""
+"""deliver: the stored bytes of every result to every destination, until the peer has them.
+
+By C-STORE, and to reporting systems by MLLP or HTTP.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -12,8 +15,10 @@ from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.sender import NO_ANSWER, StoreOutcome, send_objects
 from umit_pacs.dicom_network.statuses import Outcome
 from umit_pacs.errors import RetryLater
+from umit_pacs.reporting_systems.reports import spoken_by
+from umit_pacs.reporting_systems.sending import SENDERS, Answer, ReportingSystem
 from umit_pacs.settings import DeliverSettings
-from umit_pacs.states import MISSING_REMARKS, DeliveryRemark, DeliveryState
+from umit_pacs.states import MISSING_REMARKS, DeliveryRemark, DeliveryState, PeerKind
 from umit_pacs.store import peers
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.deliveries import Delivery, DeliveryChange, change_deliveries, deliveries
@@ -56,7 +61,7 @@ def deliver(
                 assert_may_act()
                 if not begin_deliveries(catalogue, input_set_id, [item.delivery_id for item in items]):
                     return
-                changed = _send(files, settings, destination, items, calling_ae_title, now)
+                changed = _send_what_fits(files, settings, destination, items, calling_ae_title, now)
             change_deliveries(catalogue, changed)
 
 
@@ -93,6 +98,41 @@ def _due_notes(catalogue: Catalogue, input_set_id: str, now: datetime) -> dict[s
     return due
 
 
+def _send_what_fits(
+    files: PayloadFiles,
+    settings: DeliverSettings,
+    destination: peers.Peer,
+    items: Sequence[Delivery],
+    calling_ae_title: str,
+    now: datetime,
+) -> list[DeliveryChange]:
+    """Send; what was planned when the destination spoke something else is given up."""
+    fitting = [item for item in items if spoken_by(item.kind) is destination.kind]
+    detail = f"the peer is a {destination.kind} peer now, and this is nothing that it reads"
+    changed = [
+        _without_trace(item, _buried(item, DeliveryRemark.WRONG_KIND, detail)) for item in items if item not in fitting
+    ]
+    if not fitting:
+        return changed
+    if destination.kind is PeerKind.DICOM:
+        return changed + _send(files, settings, destination, fitting, calling_ae_title, now)
+    return changed + _report(files, settings, destination, fitting, now)
+
+
+def _report(
+    files: PayloadFiles, settings: DeliverSettings, destination: peers.Peer, items: Sequence[Delivery], now: datetime
+) -> list[DeliveryChange]:
+    """Tell a reporting system; what became of each result."""
+    system = ReportingSystem(name=destination.name, url=destination.url, ca_file=destination.ca_file)
+    timeouts = NetworkTimeouts(connect_s=settings.connect_timeout_s, response_s=settings.response_timeout_s)
+    contents = [files.path(item.relative_path).read_bytes() for item in items]
+    try:
+        answers = SENDERS[destination.kind](contents, system, timeouts)
+    except RetryLater as exc:
+        return _away(settings, destination, items, exc, now)
+    return [_after_sending(settings, item, answer, now) for item, answer in zip(items, answers, strict=True)]
+
+
 def _send(
     files: PayloadFiles,
     settings: DeliverSettings,
@@ -108,30 +148,42 @@ def _send(
     try:
         outcomes = send_objects(paths, address, calling_ae_title=calling_ae_title, timeouts=timeouts)
     except RetryLater as exc:
-        log.warning("peer_away", extra={"peer": destination.name, "reason": exc.reason})
-        away = DeliveryRemark.PEER_AWAY
-        return [_without_trace(item, _postponed(settings, item, away, exc.detail, now)) for item in items]
-    by_uid: Mapping[str, StoreOutcome] = {outcome.sop_instance_uid: outcome for outcome in outcomes}
+        return _away(settings, destination, items, exc, now)
+    by_uid = {outcome.sop_instance_uid: _answer(outcome) for outcome in outcomes}
     return [_after_sending(settings, item, by_uid[item.sop_instance_uid], now) for item in items]
 
 
-def _after_sending(settings: DeliverSettings, item: Delivery, outcome: StoreOutcome, now: datetime) -> DeliveryChange:
+def _answer(outcome: StoreOutcome) -> Answer:
     status = DeliveryRemark.NO_ANSWER if outcome.status is None else f"{outcome.status:04X}"
-    match outcome.outcome:
+    return Answer(outcome=outcome.outcome, status=status, detail=outcome.detail)
+
+
+def _away(
+    settings: DeliverSettings, destination: peers.Peer, items: Sequence[Delivery], exc: RetryLater, now: datetime
+) -> list[DeliveryChange]:
+    log.warning("peer_away", extra={"peer": destination.name, "reason": exc.reason})
+    away = DeliveryRemark.PEER_AWAY
+    return [_without_trace(item, _postponed(settings, item, away, exc.detail, now)) for item in items]
+
+
+def _after_sending(settings: DeliverSettings, item: Delivery, answer: Answer, now: datetime) -> DeliveryChange:
+    match answer.outcome:
         case Outcome.STORED:
             # `attempts` goes on counting only what confirmation found missing.
             was_missing = item.last_status in MISSING_REMARKS
             return DeliveryChange(
                 delivery_id=item.delivery_id,
                 after=DeliveryState.SENT,
-                status=item.last_status if was_missing else status,
+                status=item.last_status if was_missing else answer.status,
+                detail=answer.detail,
                 attempts_delta=0 if was_missing else -item.attempts,
             )
         case Outcome.LATER:
-            later = _postponed(settings, item, status, outcome.detail, now)
-            return later if outcome.detail == NO_ANSWER else _without_trace(item, later)
+            later = _postponed(settings, item, answer.status, answer.detail, now)
+            return later if answer.detail == NO_ANSWER else _without_trace(item, later)
         case Outcome.REFUSED:
-            return _without_trace(item, _buried(item, status, outcome.detail or "the peer refused the object"))
+            detail = answer.detail or "the peer refused the object"
+            return _without_trace(item, _buried(item, answer.status, detail))
 
 
 def _without_trace(item: Delivery, change: DeliveryChange) -> DeliveryChange:

@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from umit_pacs.errors import ResultInvalid, StudyUnusable
 from umit_pacs.handoffs import InstanceUID, Language, ObjectKind, ResultObject, SeriesUID, StudyUID
 from umit_pacs.pixels.headers import read_header
+from umit_pacs.reporting_systems.reports import REPORTS, keep_report, spoken_by
 from umit_pacs.result_objects.check import check_object
 from umit_pacs.result_objects.encode import encode
 from umit_pacs.result_objects.notice import notice
@@ -27,7 +28,7 @@ from umit_pacs.result_objects.sources import SourceStudy, header_text
 from umit_pacs.result_objects.uids import UIDs
 from umit_pacs.result_objects.withdrawal import Withdrawal
 from umit_pacs.settings import ComposeSettings
-from umit_pacs.states import InputSetState, RejectionReason, RetireBy
+from umit_pacs.states import InputSetState, PeerKind, RejectionReason, RetireBy
 from umit_pacs.store import results
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.files import PayloadFiles
@@ -79,12 +80,12 @@ class _Group:
 
 
 def _groups(retirer: Retirer, found: Sequence[Standing]) -> list[_Group]:
-    of_peer: dict[str, list[Standing]] = defaultdict(list)
+    of_peer: dict[tuple[str, PeerKind], list[Standing]] = defaultdict(list)
     for item in found:
         if item.has_begun:
-            of_peer[item.peer].append(item)
+            of_peer[item.peer, spoken_by(item.result.kind)].append(item)
     groups: dict[tuple[object, ...], _Group] = {}
-    for name, items in of_peer.items():
+    for (name, _), items in of_peer.items():
         known = peer(retirer.catalogue, name)
         by = known.retire_by if known is not None else RetireBy.NOTICE
         named = tuple(item.result for item in items)
@@ -97,16 +98,29 @@ def _groups(retirer: Retirer, found: Sequence[Standing]) -> list[_Group]:
 def _note(retirer: Retirer, input_set_id: str, group: _Group) -> PlannedNote:
     """The group's note, composed, checked and durable."""
     status = input_set_status(retirer.catalogue, input_set_id)
-    header = _header(retirer.files, group.results)
-    withdrawal = _withdrawal(status, group.results, header)
-    made = _provenance(retirer, status, group, header)
-    kind = ObjectKind.REJECTION_NOTE if group.by is RetireBy.IOCM else ObjectKind.NOTICE
-    ds = (rejection_note if group.by is RetireBy.IOCM else notice)(withdrawal, made)
-    return PlannedNote(
-        note=_keep(ds, kind, input_set_id, group.results, retirer.files),
-        peers=tuple(group.peers),
-        delivery_ids=tuple(group.delivery_ids),
-    )
+    if group.results[0].kind in REPORTS:
+        note = _report_note(retirer, status, group)
+    else:
+        header = _header(retirer.files, group.results)
+        withdrawal = _withdrawal(status, group.results, header)
+        made = _provenance(retirer, status, group, header)
+        kind = ObjectKind.REJECTION_NOTE if group.by is RetireBy.IOCM else ObjectKind.NOTICE
+        ds = (rejection_note if group.by is RetireBy.IOCM else notice)(withdrawal, made)
+        note = _keep(ds, kind, input_set_id, group.results, retirer.files)
+    return PlannedNote(note=note, peers=tuple(group.peers), delivery_ids=tuple(group.delivery_ids))
+
+
+def _report_note(retirer: Retirer, status: InputSetStatus, group: _Group) -> ResultObject:
+    """What takes reports back at reporting systems; the reports themselves say whose they are."""
+    report = REPORTS[group.results[0].kind]
+    made = _provenance(retirer, status, group, Dataset())
+    uid = made.uids.instance(report.withdrawal, 1)
+
+    def write() -> bytes:
+        reports = [retirer.files.path(result.relative_path).read_bytes() for result in group.results]
+        return report.take_back(reports, _withdrawal(status, group.results, Dataset()), made, uid)
+
+    return keep_report(report.withdrawal, uid, made, write, input_set_id=status.input_set_id, files=retirer.files)
 
 
 def _withdrawal(status: InputSetStatus, named: tuple[ResultObject, ...], header: Dataset) -> Withdrawal:

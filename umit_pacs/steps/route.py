@@ -15,6 +15,7 @@ from umit_pacs.pixels.attributes import text
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.pixels.remembered_headers import ReadHeader
 from umit_pacs.pixels.stacks import classify_series
+from umit_pacs.reporting_systems.reports import KIND_OF_REPORT
 from umit_pacs.result_objects.profiles import OwnProfiles, kinds_of
 from umit_pacs.routing.decide import decide
 from umit_pacs.routing.facts import StudyFacts, facts_from_text, facts_to_text
@@ -125,10 +126,17 @@ def name_destinations(catalogue: Catalogue, decision: RoutingDecision, input_set
 def choose_kinds(catalogue: Catalogue, decision: RoutingDecision, own: OwnProfiles) -> RoutingDecision:
     """The decision with the kinds of object that each destination gets: by its own profile, else by the rule's.
 
-    own: the installation's own profiles. Raises InvalidConfiguration when a profile does not exist.
+    A reporting system gets the one kind that it reads. own: the installation's own profiles. Raises
+    InvalidConfiguration when a profile does not exist.
     """
-    profiles = {found.name: found.profile for found in peers(catalogue)}
+    known = peers(catalogue)
+    profiles = {found.name: found.profile for found in known}
     kinds = {name: kinds_of(profiles.get(name) or decision.profile, own) for name in decision.destinations}
+    kinds |= {
+        found.name: (KIND_OF_REPORT[found.kind],)
+        for found in known
+        if found.name in kinds and found.kind in KIND_OF_REPORT
+    }
     return replace(decision, kinds=kinds)
 
 

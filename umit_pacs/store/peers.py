@@ -1,23 +1,28 @@
-"""The DICOM application entities that the node knows; an administrator changes them while it runs."""
+"""The DICOM application entities and reporting systems that the node knows; they change while it runs."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from sqlalchemy import delete, select
 
-from umit_pacs.states import RetireBy
+from umit_pacs.settings import is_this_machine
+from umit_pacs.states import PeerKind, RetireBy
 from umit_pacs.store.database import Catalogue, upsert
 from umit_pacs.store.tables import PeerRow
+
+_SCHEMES = ("mllp", "mllps", "http", "https")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peer:
-    """A DICOM application entity, and what it may and can do."""
+    """A DICOM application entity, and what it may and can do; or a reporting system, which only takes drafts."""
 
     #: our name for it, as rules write it.
     name: str
+    #: "" for a reporting system.
     ae_title: str
     host: str
     port: int
@@ -34,15 +39,50 @@ class Peer:
     retire_by: RetireBy = RetireBy.NOTICE
     #: output profile of what it receives; "": the rule's.
     profile: str = ""
+    #: address of a reporting system, by its scheme mllp, mllps, http or https; "": DICOM.
+    url: str = ""
+    #: certificate authority of a reporting system's certificate; "": the system's.
+    ca_file: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name or not 1 <= len(self.ae_title) <= 16 or not self.host or not 0 <= self.port <= 65535:
+        is_titled = bool(self.url) or 1 <= len(self.ae_title) <= 16
+        if not self.name or not is_titled or not self.host or not 0 <= self.port <= 65535:
             raise ValueError(f"peer {self.name!r}: a name, an AE title of 1 to 16 characters, a host and a port")
+
+    @property
+    def kind(self) -> PeerKind:
+        """What it speaks."""
+        if not self.url:
+            return PeerKind.DICOM
+        return PeerKind.HL7 if self.url.startswith("mllp") else PeerKind.FHIR
 
     @property
     def allowed_addresses(self) -> tuple[str, ...]:
         """Where its associations may come from."""
         return self.addresses or (self.host,)
+
+
+def reporting_system(name: str, url: str, *, ca_file: str = "") -> Peer:
+    """The peer at this address, which takes drafts and nothing else.
+
+    Raises ValueError for an address that is none, or that would carry a draft to another machine without TLS.
+    """
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    if parts.scheme not in _SCHEMES or not parts.hostname or port is None or parts.query or parts.username:
+        raise ValueError("an address such as mllps://ris.hospital:2575 or https://fhir.hospital/r4")
+    if parts.scheme in ("mllp", "http") and not is_this_machine(parts.hostname):
+        raise ValueError("drafts leave this machine by mllps or https alone")
+    return Peer(
+        name=name,
+        ae_title="",
+        host=parts.hostname,
+        port=port,
+        may_send=False,
+        receives_results=True,
+        url=url.rstrip("/"),
+        ca_file=ca_file,
+    )
 
 
 def peers(catalogue: Catalogue) -> tuple[Peer, ...]:
@@ -93,4 +133,6 @@ def _peer(row: PeerRow) -> Peer:
         addresses=tuple(json.loads(row.addresses)),
         retire_by=row.retire_by,
         profile=row.profile,
+        url=row.url,
+        ca_file=row.ca_file,
     )

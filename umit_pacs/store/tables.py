@@ -355,7 +355,7 @@ class CommitmentObject(Table):
 
 
 class PeerRow(Table):
-    """A DICOM application entity that we know."""
+    """A DICOM application entity, or a reporting system, that we know."""
 
     __tablename__ = "peers"
 
@@ -370,6 +370,8 @@ class PeerRow(Table):
     addresses: Mapped[Words] = mapped_column(comment="allowed source addresses, JSON list")
     retire_by: Mapped[RetireBy] = mapped_column(comment="how it is told that an object does not stand any more")
     profile: Mapped[Name] = mapped_column(comment="its own output profile; empty: the rule's")
+    url: Mapped[Path] = mapped_column(comment="address of a reporting system; empty: a DICOM application entity")
+    ca_file: Mapped[Path] = mapped_column(comment="certificate authority of a reporting system; empty: the system's")
 
     __table_args__ = (CheckConstraint("port BETWEEN 0 AND 65535", name="port"),)
 

@@ -35,7 +35,7 @@ from umit_pacs.store.tables import DeliveryRow, InputSetRow, ResultObjectRow, St
 log = logging.getLogger(__name__)
 
 #: what takes something back; it is never taken back itself.
-NOTES = frozenset({ObjectKind.REJECTION_NOTE, ObjectKind.NOTICE})
+NOTES = frozenset({ObjectKind.REJECTION_NOTE, ObjectKind.NOTICE, ObjectKind.HL7_WITHDRAWAL, ObjectKind.FHIR_WITHDRAWAL})
 
 #: a later version does not end these: they have ended without a draft, or by a retraction.
 _STAYS = frozenset(

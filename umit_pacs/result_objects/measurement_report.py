@@ -131,8 +131,16 @@ def _region(marking: Marking) -> Dataset:
         referenced_frame_numbers=None if frame.frame_number is None else [frame.frame_number],
     )
     is_point = marking.region.kind is RegionKind.POINT
-    graphic_type = GraphicTypeValues.POINT if is_point else GraphicTypeValues.POLYLINE
-    return highdicom.sr.ImageRegion(graphic_type, outline_xy_px(marking), source)
+    item = highdicom.sr.ScoordContentItem(
+        name=codes.DCM.ImageRegion,
+        graphic_type=GraphicTypeValues.POINT if is_point else GraphicTypeValues.POLYLINE,
+        graphic_data=outline_xy_px(marking),
+        relationship_type=RelationshipTypeValues.CONTAINS,
+    )
+    item.ContentSequence = highdicom.sr.ContentSequence([source], is_sr=True)
+    # Made by its constructor, it would first load highdicom's tables of every IOD: 60 MB and half a second, to find out
+    # whether the source could be a slide of microscopy.
+    return highdicom.sr.ImageRegion.from_dataset(item, copy=False)
 
 
 def outline_xy_px(marking: Marking) -> NDArray[np.float64]:

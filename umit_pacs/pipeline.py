@@ -226,7 +226,8 @@ def ask_the_model(input_set_id: str) -> None:
     assert tools.engine_for is not None, "analyse runs in a work process only"
     input_set, decision = studies.input_set(tools.catalogue, input_set_id), _decision(tools, input_set_id)
     with tools.engine_for(decision.checkpoint, decision.priority) as engine:
-        if results.is_as_before(tools.catalogue, input_set, decision, engine.identity):
+        templates = tools.templates.identities(order.template for order in decision.orders)
+        if results.is_as_before(tools.catalogue, input_set, decision, engine.identity, templates):
             change_state(tools.catalogue, input_set_id, InputSetState.UNCHANGED, reason="nothing_changed")
             return
         findings = results.findings(tools.catalogue, input_set_id)

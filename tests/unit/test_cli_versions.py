@@ -20,6 +20,7 @@ from tests.store_fixtures import (
 from umit_pacs.cli import studies, versions
 from umit_pacs.cli.versions import rejection_reason
 from umit_pacs.errors import UmitPacsError
+from umit_pacs.handoffs import TemplateIdentity
 from umit_pacs.interventions import resend_dead_letters
 from umit_pacs.states import DeliveryState, InputSetState, RejectionReason
 from umit_pacs.store.database import migrate, open_catalogue
@@ -139,10 +140,13 @@ def test_a_study_that_runs_again_supersedes_nothing_before_its_drafts_are_there(
 def test_a_run_is_as_before_unless_what_it_depends_on_changed(catalogue, facts, change, is_same):
     confirmed(catalogue)
     version = input_set(catalogue, facts("rerun", STUDY)["input_set_id"])
-    decided, model = replace(example_decision(), input_set_id=version.input_set_id), example_findings().model
-    assert is_as_before(catalogue, version, replace(decided, **change), model) is is_same
-    assert is_as_before(catalogue, version, decided, replace(model, device="cuda:0"))
-    assert not is_as_before(catalogue, version, decided, replace(model, sha256="cd"))
+    decided, found = replace(example_decision(), input_set_id=version.input_set_id), example_findings()
+    model, templates = found.model, found.templates
+    assert is_as_before(catalogue, version, replace(decided, **change), model, templates) is is_same
+    assert is_as_before(catalogue, version, decided, replace(model, device="cuda:0"), templates)
+    assert not is_as_before(catalogue, version, decided, replace(model, sha256="cd"), templates)
+    reworded = (TemplateIdentity(key="chest_radiograph", version="2", sha256="ef"),)
+    assert not is_as_before(catalogue, version, decided, model, reworded)
 
 
 def test_what_was_retracted_is_not_as_before(catalogue, facts):
@@ -151,4 +155,5 @@ def test_what_was_retracted_is_not_as_before(catalogue, facts):
     change_state(catalogue, A, InputSetState.RETRACTED)
     version = input_set(catalogue, facts("rerun", STUDY)["input_set_id"])
     decided = replace(example_decision(), input_set_id=version.input_set_id)
-    assert not is_as_before(catalogue, version, decided, example_findings().model)
+    found = example_findings()
+    assert not is_as_before(catalogue, version, decided, found.model, found.templates)

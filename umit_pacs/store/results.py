@@ -17,6 +17,7 @@ from umit_pacs.handoffs import (
     ResultObject,
     RoutingDecision,
     SeriesUID,
+    TemplateIdentity,
 )
 from umit_pacs.states import InputSetState
 from umit_pacs.store.database import Catalogue, insert_new, upsert, utc_now
@@ -139,10 +140,17 @@ def predecessor_results(catalogue: Catalogue, input_set: InputSet) -> tuple[Resu
     return ()
 
 
-def is_as_before(catalogue: Catalogue, input_set: InputSet, decided: RoutingDecision, model: ModelIdentity) -> bool:
+def is_as_before(
+    catalogue: Catalogue,
+    input_set: InputSet,
+    decided: RoutingDecision,
+    model: ModelIdentity,
+    templates: tuple[TemplateIdentity, ...],
+) -> bool:
     """Whether the study was run again although nothing that its draft depends on has changed.
 
-    The draft before stands: it was made from the same images by the same rule and checkpoint, and was not retracted.
+    The draft before stands: it was made from the same images by the same rule, checkpoint and SR templates, and was not
+    retracted.
     """
     before_id = input_set.predecessor_id if input_set.asked_by is None else None
     while before_id is not None:
@@ -156,7 +164,8 @@ def is_as_before(catalogue: Catalogue, input_set: InputSet, decided: RoutingDeci
         if row.state not in _STANDS or before is None or found is None or not result_objects(catalogue, before_id):
             return False
         has_same_images = uids == {instance.sop_instance_uid for instance in input_set.instances}
-        return has_same_images and _asks(before) == _asks(decided) and _answers(found.model) == _answers(model)
+        is_read_alike = _answers(found.model) == _answers(model) and found.templates == templates
+        return has_same_images and _asks(before) == _asks(decided) and is_read_alike
     return False
 
 

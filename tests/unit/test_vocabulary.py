@@ -10,6 +10,7 @@ from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.handoffs import Language, ObjectKind, Task
 from umit_pacs.result_objects.draft import SectionKind
 from umit_pacs.result_objects.statements import StatementSource
+from umit_pacs.states import RejectionReason
 from umit_pacs.vocabulary import Presence, load_phrases, load_templates
 
 ENGLISH, CHINESE = Language.ENGLISH, Language.CHINESE
@@ -76,7 +77,7 @@ def test_every_phrase_has_both_languages_and_the_same_places_to_fill():
 def test_every_phrase_that_is_asked_for_exists_and_every_other_one_is_used():
     texts = set(load_phrases().texts)
     package = Path(str(resources.files("umit_pacs")))
-    sources = [path for name in ("result_objects", "vocabulary") for path in (package / name).glob("*.py")]
+    sources = [path for name in ("result_objects", "vocabulary") for path in (package / name).rglob("*.py")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     asked = set(re.findall(r'(?:words|self)\(\s*"([a-z_.]+)"', code)) | set(
         re.findall(r'"((?:technique|findings)\.[a-z_]+)"', code)
@@ -88,6 +89,7 @@ def test_every_phrase_that_is_asked_for_exists_and_every_other_one_is_used():
         ("tasks", Task),
         ("contradictions", StatementSource),
         ("presences", get_args(Presence)),
+        ("withdrawal", RejectionReason),
     ):
         asked |= {f"{prefix}.{member}" for member in members}
     assert asked <= texts, asked - texts

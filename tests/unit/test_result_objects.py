@@ -174,7 +174,7 @@ def test_every_object_names_the_equipment_that_made_it(composed):
         item = ds.ContributingEquipmentSequence[0]
         assert item.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
         assert (item.ManufacturerModelName, item.SoftwareVersions) == ("umit-demo", "1.0.0")
-        assert item.DeviceUID == UIDs.of("2.25", run.decision, run.findings).device()
+        assert item.DeviceUID == uids_of(run).device()
         assert run.findings.model.sha256 in item.ContributionDescription
 
 
@@ -224,23 +224,28 @@ def test_nothing_personal_is_logged(tmp_path, caplog):
 # --- UIDs ---------------------------------------------------------------------------------------------------------
 
 
-def test_uids_depend_on_images_rule_and_checkpoint(composed):
+def uids_of(run):
+    return UIDs.of("2.25", run.decision, run.findings, run.draft().templates)
+
+
+def test_uids_depend_on_images_rule_checkpoint_and_templates(composed):
     run, _ = composed
-    base = UIDs.of("2.25", run.decision, run.findings)
+    base = uids_of(run)
     variants = [
-        UIDs.of("2.25", run.decision, replace(run.findings, input_set_id="0" * 32)),
-        UIDs.of("2.25", replace(run.decision, rule_text="{}"), run.findings),
-        UIDs.of("2.25", replace(run.decision, rules_version=4), run.findings),
-        UIDs.of("2.25", run.decision, replace(run.findings, model=replace(run.findings.model, sha256="f" * 64))),
+        uids_of(replace(run, findings=replace(run.findings, input_set_id="0" * 32))),
+        uids_of(replace(run, decision=replace(run.decision, rule_text="{}"))),
+        uids_of(replace(run, decision=replace(run.decision, rules_version=4))),
+        uids_of(replace(run, findings=replace(run.findings, model=replace(run.findings.model, sha256="f" * 64)))),
+        UIDs.of("2.25", run.decision, run.findings, ()),
     ]
-    assert len({uids.instance(ObjectKind.TEXT_REPORT, 1) for uids in [base, *variants]}) == 5
-    assert base.instance("a", 1) == UIDs.of("2.25", run.decision, run.findings).instance("a", 1)
+    assert len({uids.instance(ObjectKind.TEXT_REPORT, 1) for uids in [base, *variants]}) == 6
+    assert base.instance("a", 1) == uids_of(run).instance("a", 1)
 
 
 def test_another_quantisation_is_another_device(composed):
     run, _ = composed
     other = replace(run.findings, model=replace(run.findings.model, quantisation="nf4"))
-    assert UIDs.of("2.25", run.decision, run.findings).device() != UIDs.of("2.25", run.decision, other).device()
+    assert uids_of(run).device() != uids_of(replace(run, findings=other)).device()
 
 
 @pytest.mark.parametrize("root", ["2.25", "1.2.826.0.1.3680043.10.1", "1.2.840.113619.6.123456789012345678901"])
@@ -384,7 +389,7 @@ def test_tracking_names_the_tool_for_ohif_and_the_finding_for_people(composed):
     texts = [item.TextValue for item in named(objects[REGIONS], "112039")]
     assert texts[0] == "Cornerstone3DTools@^0.1.0:RectangleROI:nodule 1"
     assert texts[2] == "Cornerstone3DTools@^0.1.0:Probe:carina 3"
-    uids = UIDs.of("2.25", run.decision, run.findings)
+    uids = uids_of(run)
     assert [item.UID for item in named(objects[REGIONS], "112040")] == [uids.tracking(n) for n in range(1, 6)]
 
 

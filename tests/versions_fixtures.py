@@ -14,7 +14,7 @@ from tests.result_fixtures import Run, chest_pixels, radiograph_results, run_of
 from umit_pacs.durable_work import WorkStarter, prepare_workflow_database
 from umit_pacs.handoffs import Language, ModelIdentity
 from umit_pacs.interventions import run_again
-from umit_pacs.pipeline import Tools, confirm_what_was_sent, equip, send_what_is_due, write_results
+from umit_pacs.pipeline import confirm_what_was_sent, send_what_is_due, write_results
 from umit_pacs.settings import DeliverSettings, Settings, StoreSettings
 from umit_pacs.states import END_STATES, InputSetState
 from umit_pacs.steps.assemble import input_set_of
@@ -28,6 +28,7 @@ from umit_pacs.store.peers import Peer, add_peer
 from umit_pacs.store.results import record_decision, record_findings
 from umit_pacs.store.studies import InputSetStatus, change_state, create_input_set, input_set_status, newest_input_set
 from umit_pacs.vocabulary import load_templates
+from umit_pacs.worker_boundary import Tools, equip
 
 
 @dataclass

@@ -21,35 +21,29 @@ result, because identifiers and bytes are derived from the input; after it, the 
 Waiting (for a peer that is away, for storage commitment) is a time in the catalogue and never a blocked thread: a
 workflow does what can be done now and ends, and the sweep starts the next one when the time has come.
 
-What goes wrong: RetryLater is tried again after growing pauses, up to a limit. StudyUnusable, OperatorMustAct and what
-nobody foresaw end in FAILED with the reason. Nothing is lost by that; a person may take the study up anew
-(`umit_pacs.interventions`).
+What goes wrong (`umit_pacs.worker_boundary`): RetryLater is tried again after growing pauses, up to a limit.
+StudyUnusable, OperatorMustAct and what nobody foresaw end in FAILED with the reason. Nothing is lost by that; a person
+may take the study up anew (`umit_pacs.interventions`).
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dbos import DBOS
-from dbos import error as dbos_error
 from pydicom.uid import generate_uid
 
-from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, StageOfStudy, WorkStarter, parsed
-from umit_pacs.errors import LeaseLost, ResultInvalid, RetryLater, UmitPacsError
+from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, StageOfStudy, parsed
+from umit_pacs.errors import ResultInvalid
 from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority, RoutingDecision, TaskOrder
-from umit_pacs.pixels.remembered_headers import RememberedHeaders
 from umit_pacs.routing.rules import RuleSet
 from umit_pacs.routing.rules_text import parse_rules
-from umit_pacs.settings import Settings
 from umit_pacs.states import InputSetState
 from umit_pacs.steps.ask import Asker, rules_of_question
 from umit_pacs.steps.assemble import CountInstances, assemble_due, next_due
@@ -63,80 +57,20 @@ from umit_pacs.steps.retire import Retirer, retire
 from umit_pacs.steps.route import choose_kinds, name_destinations, route
 from umit_pacs.steps.settle import settle_by_deliveries
 from umit_pacs.store import results, studies
-from umit_pacs.store.database import Catalogue, utc_now
+from umit_pacs.store.database import utc_now
 from umit_pacs.store.deliveries import deliveries, plan_deliveries
-from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.guardings import guarded, record_guarding, why_withheld
-from umit_pacs.store.leases import assert_lease, hold_lease, release_lease
 from umit_pacs.store.returns import input_sets_to_return
 from umit_pacs.store.rules import current_rules
 from umit_pacs.store.stopped import record_stopped_objects
 from umit_pacs.store.studies import change_state, input_set_state
 from umit_pacs.store.withdrawals import supersede_earlier
-from umit_pacs.vocabulary import TemplateLibrary
+from umit_pacs.worker_boundary import STAGE_OF, Tools, equipped_tools, take_in_hand
 
 if TYPE_CHECKING:  # the engine's module loads torch, which only a work process needs
     from umit_pacs.umit_model.engine import Engine
 
 log = logging.getLogger(__name__)
-
-#: what is tried again later ends in FAILED after so many attempts in a row (about four minutes with the usual pauses).
-MAXIMUM_ATTEMPTS = 8
-
-#: the stage that an input set in this state is waiting for.
-STAGE_OF = {
-    InputSetState.ASSEMBLED: Stage.ROUTE,
-    InputSetState.ROUTED: Stage.ANALYSE,
-    InputSetState.ANALYSED: Stage.ANALYSE,
-    InputSetState.COMPOSED: Stage.RETURN,
-    InputSetState.DELIVERED: Stage.RETURN,
-    InputSetState.RETRACTING: Stage.RETURN,
-}
-
-
-@dataclass(kw_only=True)
-class Tools:
-    """What the steps of one process work with."""
-
-    settings: Settings
-    catalogue: Catalogue
-    files: PayloadFiles
-    starter: WorkStarter
-    #: the name that this process holds leases under.
-    worker: str
-    templates: TemplateLibrary
-    #: what assemble and route have read of a study, once for both.
-    headers: RememberedHeaders = field(default_factory=RememberedHeaders)
-    #: lends the engine of a checkpoint by name, "" for the configured one, to one study; only in a work process.
-    engine_for: Callable[[str, Priority], AbstractContextManager[Engine]] | None = None
-    #: called when a study is taken in hand and, with what it returns, when it is put down again.
-    on_study: Callable[[], Callable[[], None]] = field(default=lambda: lambda: None)
-    #: decoding takes memory; pydicom has one strictness in writing, which `compose` raises: one study at a time each.
-    preparing: AbstractContextManager[Any] = field(default_factory=threading.Lock)
-    composing: AbstractContextManager[Any] = field(default_factory=threading.Lock)
-    #: set when this process has to stop: it takes nothing more in hand.
-    is_stopping: threading.Event = field(default_factory=threading.Event)
-
-    def assert_may_act(self, input_set_id: str) -> None:
-        """Raise LeaseLost when another process has taken the input set over."""
-        assert_lease(self.catalogue, self.worker, input_set_id)
-
-
-class _Equipment:
-    """DBOS calls workflows by name with recorded arguments only; this is where they find their process's tools."""
-
-    tools: Tools | None = None
-
-
-def equip(tools: Tools) -> None:
-    """Give this process's workflows their tools; once, before DBOS is launched."""
-    _Equipment.tools = tools
-
-
-def _tools() -> Tools:
-    assert _Equipment.tools is not None, "equip() comes before the first workflow"
-    return _Equipment.tools
-
 
 # --- assemble, in the schedule process -----------------------------------------------------------------------------
 
@@ -162,14 +96,14 @@ def assemble(tools: Tools, count_instances: CountInstances) -> datetime | None:
 @DBOS.workflow(name=Stage.ROUTE, max_recovery_attempts=MAXIMUM_RECOVERIES)
 def route_study(input_set_id: str, attempt: int) -> None:
     """The rules decide what is asked about the study, and how urgent it is."""
-    _take_in_hand(Stage.ROUTE, input_set_id, attempt, decide_by_rules)
-    start_analysis(_tools(), input_set_id)
+    take_in_hand(Stage.ROUTE, input_set_id, attempt, decide_by_rules)
+    start_analysis(equipped_tools(), input_set_id)
 
 
 @DBOS.step()
 def decide_by_rules(input_set_id: str) -> None:
     """ASSEMBLED -> ROUTED, or NOT_ROUTED when no rule matched or the one that did has nothing to ask."""
-    tools = _tools()
+    tools = equipped_tools()
     if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ASSEMBLED:
         return
     input_set = studies.input_set(tools.catalogue, input_set_id)
@@ -213,14 +147,14 @@ def start_analysis(tools: Tools, input_set_id: str) -> None:
 @DBOS.workflow(name=Stage.ANALYSE, max_recovery_attempts=MAXIMUM_RECOVERIES)
 def analyse(input_set_id: str, attempt: int) -> None:
     """The model reads the study and its answers become DICOM objects."""
-    _take_in_hand(Stage.ANALYSE, input_set_id, attempt, ask_the_model, guard_answers, write_results)
-    start_return(_tools(), input_set_id)
+    take_in_hand(Stage.ANALYSE, input_set_id, attempt, ask_the_model, guard_answers, write_results)
+    start_return(equipped_tools(), input_set_id)
 
 
 @DBOS.step()
 def ask_the_model(input_set_id: str) -> None:
     """ROUTED -> ANALYSED: pixels are prepared and every order is answered, or abstained from with its reason."""
-    tools = _tools()
+    tools = equipped_tools()
     if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ROUTED:
         return
     assert tools.engine_for is not None, "analyse runs in a work process only"
@@ -264,7 +198,7 @@ def _answers(findings: Findings, decision: RoutingDecision, model: ModelIdentity
 @DBOS.step()
 def guard_answers(input_set_id: str) -> None:
     """What is wrong with the answers is recorded; the draft leaves it out, or is held back."""
-    tools = _tools()
+    tools = equipped_tools()
     if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ANALYSED:
         return
     if guarded(tools.catalogue, input_set_id) is not None:
@@ -284,7 +218,7 @@ def guard_answers(input_set_id: str) -> None:
 @DBOS.step()
 def write_results(input_set_id: str) -> None:
     """ANALYSED -> COMPOSED, with a delivery planned to every destination; -> HELD when the mode says so."""
-    tools = _tools()
+    tools = equipped_tools()
     if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ANALYSED:
         return
     input_set, decision = studies.input_set(tools.catalogue, input_set_id), _decision(tools, input_set_id)
@@ -332,13 +266,13 @@ def return_results(input_set_id: str, attempt: int) -> None:
 
     Of a study that is being retracted these are the notes about it.
     """
-    _take_in_hand(Stage.RETURN, input_set_id, attempt, send_what_is_due, confirm_what_was_sent)
+    take_in_hand(Stage.RETURN, input_set_id, attempt, send_what_is_due, confirm_what_was_sent)
 
 
 @DBOS.step()
 def send_what_is_due(input_set_id: str) -> None:
     """COMPOSED -> DELIVERED once every destination has taken or refused every object."""
-    tools = _tools()
+    tools = equipped_tools()
     if not _retire(tools, input_set_id):
         return
     deliver(
@@ -373,7 +307,7 @@ def _retire(tools: Tools, input_set_id: str) -> bool:
 @DBOS.step()
 def confirm_what_was_sent(input_set_id: str) -> None:
     """DELIVERED -> CONFIRMED once every destination vouches for every object."""
-    tools = _tools()
+    tools = equipped_tools()
     confirmer = Confirmer(
         catalogue=tools.catalogue,
         settings=tools.settings.deliver,
@@ -430,58 +364,6 @@ def fail_what_was_given_up(tools: Tools) -> None:
             detail = f"the process died {MAXIMUM_RECOVERIES + 1} times at {item.stage}"
             change_state(tools.catalogue, item.input_set_id, InputSetState.FAILED, reason="worker_died", detail=detail)
         tools.starter.put_away(workflow_id)
-
-
-# --- the worker boundary -------------------------------------------------------------------------------------------
-
-
-def _take_in_hand(stage: Stage, input_set_id: str, attempt: int, *steps: Callable[[str], None]) -> None:
-    """Hold the input set's lease, do the steps in order, and give every error its end."""
-    tools = _tools()
-    if tools.is_stopping.is_set():
-        threading.Event().wait()  # taken from the queue while the process ends; put back by whoever ends it
-    put_down = tools.on_study()
-    try:
-        hold_lease(tools.catalogue, tools.worker, input_set_id)
-        for step in steps:
-            step(input_set_id)
-    except LeaseLost as exc:
-        # Somebody else works on it, or will after the sweep; what this process found is not recorded.
-        log.warning("lease_lost", extra={"input_set_id": input_set_id, "detail": exc.detail})
-    except dbos_error.DBOSWorkflowConflictIDError:
-        # The same, noticed by DBOS: the workflow was put back and belongs to another process now.
-        log.warning("lease_lost", extra={"input_set_id": input_set_id, "detail": "the workflow was taken over"})
-        raise
-    except dbos_error.DBOSException:
-        raise
-    except RetryLater as exc:
-        _try_later(tools, stage, input_set_id, attempt + 1, exc)
-    except UmitPacsError as exc:
-        log.exception("study_failed", extra={"input_set_id": input_set_id, "stage": stage.value})
-        _fail(tools, input_set_id, exc.reason, exc.detail)
-    except Exception as exc:  # the worker boundary: one study's defect must not stop the others
-        log.exception("study_failed", extra={"input_set_id": input_set_id, "stage": stage.value})
-        _fail(tools, input_set_id, "defect", f"{type(exc).__name__} at {stage}; the log says where")
-    finally:
-        put_down()
-        release_lease(tools.catalogue, tools.worker, input_set_id)
-
-
-def _try_later(tools: Tools, stage: Stage, input_set_id: str, attempt: int, exc: RetryLater) -> None:
-    if attempt >= MAXIMUM_ATTEMPTS:
-        _fail(tools, input_set_id, exc.reason, exc.detail)
-        return
-    pause_s = tools.settings.deliver.pause_s(attempt)
-    log.warning(
-        "study_tried_later",
-        extra={"input_set_id": input_set_id, "stage": stage.value, "reason": exc.reason, "pause_s": pause_s},
-    )
-    tools.starter.start(stage, input_set_id, attempt=attempt, delay_s=pause_s, but_this=DBOS.workflow_id)
-
-
-def _fail(tools: Tools, input_set_id: str, reason: str, detail: str) -> None:
-    if input_set_state(tools.catalogue, input_set_id) in STAGE_OF:
-        change_state(tools.catalogue, input_set_id, InputSetState.FAILED, reason=reason, detail=detail)
 
 
 def _decision(tools: Tools, input_set_id: str) -> RoutingDecision:

@@ -15,7 +15,7 @@ from tests.result_fixtures import radiograph_run
 from umit_pacs.cli import studies as commands
 from umit_pacs.durable_work import WorkStarter, prepare_workflow_database
 from umit_pacs.handoffs import ObjectKind
-from umit_pacs.pipeline import Tools, equip, send_what_is_due, write_results
+from umit_pacs.pipeline import send_what_is_due, write_results
 from umit_pacs.settings import load_settings
 from umit_pacs.states import InputSetState
 from umit_pacs.store.database import migrate, open_catalogue
@@ -28,6 +28,7 @@ from umit_pacs.store.results import record_decision, record_findings
 from umit_pacs.store.stopped import stopped_objects
 from umit_pacs.store.studies import change_state, create_input_set, input_set_status
 from umit_pacs.vocabulary import load_templates
+from umit_pacs.worker_boundary import Tools, equip
 
 pytestmark = pytest.mark.peer
 

@@ -8,16 +8,7 @@ from umit_pacs.durable_work import Stage, StageOfStudy, WorkStarter, prepare_wor
 from umit_pacs.errors import LeaseLost, ModelBusy, NoUsableFrames, StoreFull, UmitPacsError
 from umit_pacs.handoffs import Language, Mode, Priority, RoutingDecision, SeriesUID, Task, TaskOrder
 from umit_pacs.interventions import ask_again, release, resend_dead_letters
-from umit_pacs.pipeline import (
-    MAXIMUM_ATTEMPTS,
-    Tools,
-    _take_in_hand,
-    equip,
-    fail_what_was_given_up,
-    settle,
-    start_return,
-    sweep,
-)
+from umit_pacs.pipeline import fail_what_was_given_up, settle, start_return, sweep
 from umit_pacs.settings import Settings, StoreSettings
 from umit_pacs.states import DeliveryState, InputSetState
 from umit_pacs.store.database import Catalogue
@@ -28,6 +19,7 @@ from umit_pacs.store.peers import Peer, add_peer
 from umit_pacs.store.results import record_decision, record_result_objects
 from umit_pacs.store.studies import change_state, create_input_set, input_set_status
 from umit_pacs.vocabulary import load_templates
+from umit_pacs.worker_boundary import MAXIMUM_ATTEMPTS, Tools, equip, take_in_hand
 
 ORDER = TaskOrder(task=Task.REPORT, language=Language.ENGLISH, series_instance_uid=SeriesUID("2.25.1"))
 
@@ -147,7 +139,7 @@ def run_and_raise(stage, name, exc, *, attempt=0):
     def step(input_set_id):
         raise exc
 
-    _take_in_hand(stage, name, attempt, step)
+    take_in_hand(stage, name, attempt, step)
 
 
 def test_an_unusable_study_fails_with_its_reason(returning, tools):
@@ -201,7 +193,7 @@ def test_a_study_that_another_worker_holds_is_left_alone(returning, tools):
     heartbeat(returning.catalogue, "elsewhere/work-0", 60)
     hold_lease(returning.catalogue, "elsewhere/work-0", "a")
     done = []
-    _take_in_hand(Stage.ROUTE, "a", 0, done.append)
+    take_in_hand(Stage.ROUTE, "a", 0, done.append)
     assert done == []
     assert input_set_status(returning.catalogue, "a").state is InputSetState.ASSEMBLED
     assert leases_of(returning.catalogue, "elsewhere/work-0") == ("a",)

@@ -17,7 +17,7 @@ from umit_pacs.errors import RetryLater
 from umit_pacs.hl7_network.listener import listening
 from umit_pacs.node.lifecycle import Lifecycle
 from umit_pacs.node.workflows import running_workflows
-from umit_pacs.pipeline import Tools, asker, assemble, sweep
+from umit_pacs.pipeline import asker, assemble, sweep
 from umit_pacs.settings import Settings
 from umit_pacs.steps.ask import take_questions
 from umit_pacs.steps.assemble import CountInstances
@@ -26,6 +26,7 @@ from umit_pacs.steps.route import seed_rules
 from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.leases import expired_workers, remove_worker
 from umit_pacs.store.peers import peers_with_ae_title
+from umit_pacs.worker_boundary import Tools
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from umit_pacs.errors import RetryLater
 from umit_pacs.handoffs import Priority
 from umit_pacs.node.lifecycle import Lifecycle, every
 from umit_pacs.node.watchdog import Watchdog
-from umit_pacs.pipeline import Tools, equip
 from umit_pacs.pixels.decoding_process import keep_one_ready
 from umit_pacs.settings import Settings
 from umit_pacs.store.database import open_catalogue
@@ -22,6 +21,7 @@ from umit_pacs.store.files import PayloadFiles
 from umit_pacs.store.leases import heartbeat, remove_worker
 from umit_pacs.vocabulary import load_templates
 from umit_pacs.wake_ups import WakeUps
+from umit_pacs.worker_boundary import Tools, equip
 
 if TYPE_CHECKING:  # the engine's module loads torch, which only a work process needs
     from umit_pacs.umit_model.engine import Engine

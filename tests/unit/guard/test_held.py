@@ -11,7 +11,7 @@ from umit_pacs.cli.story_lines import headline, lines_of
 from umit_pacs.durable_work import WorkStarter, prepare_workflow_database
 from umit_pacs.handoffs import Language, Task
 from umit_pacs.interventions import release
-from umit_pacs.pipeline import Tools, equip, guard_answers, start_return, write_results
+from umit_pacs.pipeline import guard_answers, start_return, write_results
 from umit_pacs.settings import GuardSettings, Settings, StoreSettings
 from umit_pacs.states import InputSetState
 from umit_pacs.store.database import migrate, open_catalogue
@@ -25,6 +25,7 @@ from umit_pacs.store.results import record_decision, record_findings, result_obj
 from umit_pacs.store.stories import story
 from umit_pacs.store.studies import change_state, create_input_set, input_set_status
 from umit_pacs.vocabulary import load_templates
+from umit_pacs.worker_boundary import Tools, equip
 
 CLEAN = "No pneumothorax is seen."
 

@@ -30,7 +30,7 @@ def test_a_confirmed_study_stays_confirmed():
         require_transition(INPUT_SET_TRANSITIONS, InputSetState.CONFIRMED, InputSetState.FAILED)
 
 
-@pytest.mark.parametrize("before", set(InputSetState) - {InputSetState.RETRACTED, InputSetState.SUPERSEDED})
+@pytest.mark.parametrize("before", sorted(set(InputSetState) - {InputSetState.RETRACTED, InputSetState.SUPERSEDED}))
 def test_a_study_may_be_retracted_wherever_it_stands(before):
     assert InputSetState.RETRACTING in {before, *INPUT_SET_TRANSITIONS[before]}
 

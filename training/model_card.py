@@ -7,8 +7,9 @@ from pathlib import Path
 from umit_pacs.umit_model.checkpoint import EvaluationFigure, Manifest, QuantisationLoss, QuantisedFigure
 
 _LIMITS = """\
-- Every simulated patient is a deformation of one real person's CT. Children, scoliosis, surgery, devices, arms at the
-  sides, and every disease but the five (three for CT) named in the templates are unknown to it.
+- Every simulated chest is a deformation of one real person's CT, every head one of a template of many. Children,
+  scoliosis, surgery, arms at the sides, and every finding that the templates do not name are unknown to it. Devices are
+  drawn on radiographs as simple shapes.
 - Hearts with a cardiothoracic ratio between 0.49 and 0.515 were left out of training and of the figures.
 - The real mass of the CT was removed before training and never shown; its anatomy was.
 - Outside the simulation expect wrong answers. The input check refuses images that look unlike the simulation; an image

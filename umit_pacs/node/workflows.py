@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
+import umit_pacs.pipeline  # noqa: F401  DBOS finds a workflow by name once its module is imported
 from umit_pacs.durable_work import Stage, WorkStarter, executor_name, launch, prepare_workflow_database
 from umit_pacs.errors import RetryLater
 from umit_pacs.handoffs import Priority

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -147,10 +148,15 @@ def export_command(
     version: Version = "1",
     quantisation: Annotated[Quantisation, typer.Option(help="How the files hold the base's linear layers.")] = "none",
     merge: Annotated[Task | None, typer.Option(help="Only this task, its adapter added into the base.")] = None,
+    offer: Annotated[
+        list[str] | None, typer.Option(help="Only these kinds of study, of those that were trained; may be repeated.")
+    ] = None,
 ) -> None:
     """Write the run as it was last saved as a checkpoint folder, without figures, and compare what was written."""
     bench = _bench(runs, tiny)
     stage, step, _ = restore(bench)
+    if offer:
+        bench = _offering(bench, offer)
     found = export(bench, target, name=name, version=version, quantisation=quantisation, merged=merge)
     console.print(
         f"written: {target}, stage {stage} after {step} steps\n"
@@ -229,6 +235,16 @@ def _bank_folder(runs: Path, tiny: bool) -> Path:
 
 def _run_folder(runs: Path, tiny: bool) -> Path:
     return runs / ("umit-tiny" if tiny else "umit-demo")
+
+
+def _offering(bench: Workbench, offer: list[str]) -> Workbench:
+    """The run as if it knew these kinds alone: what was learned too little is not for the node to be asked."""
+    if unknown := set(offer) - set(bench.kinds):
+        raise ValueError(f"--offer {', '.join(unknown)}: the run was trained on {', '.join(bench.kinds)}")
+    kinds, held_out = (
+        {name: kind for name, kind in of.items() if name in offer} for of in (bench.kinds, bench.held_out)
+    )
+    return dataclasses.replace(bench, kinds=kinds, held_out=held_out)
 
 
 def _bench(runs: Path, tiny: bool, start: Path | None = None) -> Workbench:

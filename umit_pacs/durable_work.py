@@ -57,6 +57,8 @@ class Stage(enum.StrEnum):
     RETURN = "return"
 
 
+#: longest wait, at the end of a process, for a look at a queue that is under way.
+_LONGEST_LOOK_S = 5.0
 #: workflows of one stage that one process runs at the same time; of ANALYSE as many as `launch` is told.
 CONCURRENCY = {Stage.ROUTE: 4, Stage.ANALYSE: 1, Stage.RETURN: 16}
 
@@ -93,10 +95,11 @@ def launch(
     wake_ups: WakeUps | None = None,
     *,
     studies_in_hand: int = 1,
-) -> None:
+) -> Callable[[], None]:
     """Start running workflows of these stages in this process; those that this executor left unfinished first.
 
     studies_in_hand: most workflows of ANALYSE at the same time; see `_may_be_in_hand`.
+    Returns what ends the taking from the queues: a process that ends would take up again what it has put back.
     """
     config: DBOSConfig = {
         "name": APPLICATION,
@@ -111,11 +114,20 @@ def launch(
     node = DBOS(config=config)
     DBOS.listen_queues([])  # DBOS would start threads that nobody can wake
     DBOS.launch()
-    for stage in listens_to:
-        _watch_queue(node, stage, executor, wake_ups, studies_in_hand)
+    watched = [_watch_queue(node, stage, executor, wake_ups, studies_in_hand) for stage in listens_to]
+
+    def stop_taking() -> None:
+        for pause, _ in watched:
+            pause.set()
+        for _, thread in watched:
+            thread.join(_LONGEST_LOOK_S)
+
+    return stop_taking
 
 
-def _watch_queue(node: DBOS, stage: Stage, executor: str, wake_ups: WakeUps | None, studies_in_hand: int) -> None:
+def _watch_queue(
+    node: DBOS, stage: Stage, executor: str, wake_ups: WakeUps | None, studies_in_hand: int
+) -> tuple[_WakeablePause, threading.Thread]:
     """Run workflows of the stage as DBOS's own queue thread does, with pauses that a wake-up ends."""
     queue = DBOS.retrieve_queue(stage.value)
     assert queue is not None, "prepare_workflow_database() comes before launch()"
@@ -124,11 +136,13 @@ def _watch_queue(node: DBOS, stage: Stage, executor: str, wake_ups: WakeUps | No
         queue.database_backed_queue = False  # or DBOS would read the registered number before every look
         pause.before_look = partial(_limit, node, queue, executor, studies_in_hand)
     node.background_thread_stop_events.append(pause)
-    threading.Thread(
+    thread = threading.Thread(
         target=queue_worker_thread, args=(pause, node, queue), name=f"queue-{stage.value}", daemon=True
-    ).start()
+    )
+    thread.start()
     if wake_ups is not None:
         wake_ups.listen(stage.value, executor, pause.wake)
+    return pause, thread
 
 
 def _limit(node: DBOS, queue: Queue, executor: str, studies_in_hand: int) -> None:

@@ -91,10 +91,13 @@ def running_workflows(
     equip(tools)
     if engine_for is not None:
         keep_one_ready(settings.model)
-    launch(settings.workflow_url, tools.worker, [stage], wake_ups, studies_in_hand=settings.serve.studies_in_hand)
+    in_hand_at_most = settings.serve.studies_in_hand
+    stop_taking = launch(settings.workflow_url, tools.worker, [stage], wake_ups, studies_in_hand=in_hand_at_most)
     try:
         yield tools
     finally:
+        tools.is_stopping.set()
+        stop_taking()
         _drain(tools, in_hand, settings.serve.shutdown_grace_s)
         life.end()
 
@@ -107,7 +110,6 @@ def _beat(tools: Tools) -> None:
 
 
 def _drain(tools: Tools, in_hand: StudiesInHand, grace_s: float) -> None:
-    tools.is_stopping.set()
     started = time.monotonic()
     all_ended = in_hand.wait_for_none(grace_s)
     unfinished = tools.starter.in_hand(tools.worker)

@@ -87,7 +87,7 @@ def _answer(order: TaskOrder, template: SRTemplate) -> str:
             return closed_answer(1, option_texts(order, template), order.task, order.language)
 
 
-def write_tiny_checkpoint(folder: Path, *, steps: int = 70, seed: int = 0) -> Manifest:
+def write_tiny_checkpoint(folder: Path, *, steps: int = 100, seed: int = 0) -> Manifest:
     """Write a whole checkpoint folder named `tiny`; `steps` of fitting, 0 leaves the model random."""
     torch.manual_seed(seed)
     processor = _processor()

@@ -60,8 +60,8 @@ def test_the_stored_pixels_are_prepared_to_what_was_drawn(bank, tmp_path):
         )
         shown = series.volume.voxels if sample.volume else series.images[0].pixels
         difference = np.abs(shown.astype(int) - row.pixels[0]())
-        # Percentiles are taken again, of bytes.
-        assert difference.max() <= (3 if sample.modality in ("DX", "MR") else 0)
+        # Percentiles are taken again, of bytes; those of a volume after its slices were averaged, which whitens less.
+        assert difference.max() <= {"DX": 3, "MR": 20}.get(sample.modality, 0)
 
 
 def test_the_same_seed_gives_the_same_samples(bank):

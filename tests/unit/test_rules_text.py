@@ -14,7 +14,12 @@ from umit_pacs.routing.rules_text import default_rules_text, parse_rules, rules_
 from umit_pacs.vocabulary import load_templates
 
 ROOT = Path(__file__).parents[2]
-KNOWN = Known(templates=load_templates(), destinations=frozenset({"PACS"}), checkpoints=frozenset({"umit-demo"}))
+KNOWN = Known(
+    templates=load_templates(),
+    destinations=frozenset({"PACS"}),
+    checkpoints=frozenset({"umit-demo"}),
+    profiles=frozenset({"universal", "air"}),
+)
 ACTION = '[rules.action]\nreport = true\ndestinations = ["sender"]\n'
 
 

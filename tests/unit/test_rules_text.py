@@ -125,7 +125,7 @@ def test_the_path_leads_into_groups():
         ('report = "yes"\ndestinations = ["sender"]', "report", "valid boolean"),
         ('report = true\nmode = "sned"\ndestinations = ["sender"]', "mode", "'send', 'hold' or 'shadow'"),
         ('report = true\nlanguage = "de"\ndestinations = ["sender"]', "language", "'en' or 'zh'"),
-        ('report = true\nprofile = "x"\ndestinations = ["sender"]', "profile", "universal"),
+        ('report = true\nprofile = "x"\ndestinations = ["sender"]', "profile", "there is no profile 'x'"),
         ('report = true\nsend_to = ["PACS"]', "send_to", "no such key"),
         ('questions = [{ question = "A?", options = ["yes"] }]', "questions[0].options", "at least two options"),
         ('questions = [{ question = "A?", options = ["a", "a"] }]', "questions[0].options", "each once"),

@@ -64,7 +64,8 @@ def _draw_panel(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
 def _table(rows: list[dict[str, Any]]) -> str:
     """One line for each look at held-out studies, in Markdown."""
     looks = [row for row in rows if any(name.startswith("held_out") for name in row)]
-    columns = [f"held_out_{kind}_{key}" for kind in KINDS for key in ("dense", "loss", "right")]
+    seen = {row["kind"] for row in rows}
+    columns = [f"held_out_{kind}_{key}" for kind in KINDS if kind in seen for key in ("dense", "loss", "right")]
     titles = [name.removeprefix("held_out_").replace("_", " ") for name in columns]
     lines = ["| stage | step | rate | " + " | ".join(titles) + " |", "|" + " --- |" * (3 + len(columns))]
     for row in looks:

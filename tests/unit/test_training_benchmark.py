@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from rich.console import Console
 from transformers import Qwen2VLConfig
 
@@ -31,6 +32,13 @@ from training.packing import Packer
 from training.train import set_up
 
 pytestmark = pytest.mark.xdist_group("training")
+
+
+@pytest.fixture(autouse=True)
+def _no_accelerator_left_behind():
+    """Trainer sets up accelerate for the whole process, and other tests want another number format."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def test_the_pictures_are_written(demo):
     pictures = sorted((folder / "pictures").glob("*.png"))
     assert len(pictures) >= 3
     for path in pictures:
-        assert path.name in shown
+        assert path.name in "".join(shown.split())  # long paths are wrapped
         with Image.open(path) as picture:
             assert min(picture.size) >= 512
 

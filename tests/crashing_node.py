@@ -22,7 +22,7 @@ from umit_pacs.node import deliver_process, receive_process, schedule_process, w
 from umit_pacs.node.supervisor import ProcessPlan, serve
 from umit_pacs.pixels.requirements import ImageKind, ImageRequirements
 from umit_pacs.settings import Settings, load_settings
-from umit_pacs.steps import assemble, confirm, deliver, receive
+from umit_pacs.steps import assemble, confirm, deliver, receive, settle
 from umit_pacs.store import files, recorder
 from umit_pacs.umit_model.model_answer import ModelAnswer
 from umit_pacs.vocabulary import TemplateLibrary
@@ -105,7 +105,8 @@ def _install(settings: Settings) -> None:
         _wrap(pipeline, name, kill)
     for name in ("record_decision", "record_findings", "record_result_objects"):
         _wrap(pipeline.results, name, kill)
-    _wrap(pipeline, "change_state", kill, lambda *args, **_: args[2].value)
+    for module in (pipeline, settle):
+        _wrap(module, "change_state", kill, lambda *args, **_: args[2].value)
     _wrap(durable_work.WorkStarter, "start", kill, lambda *args, **_: args[1].value)
     _wrap(deliver, "send_objects", kill)
     _wrap(confirm, "record_commitment", kill)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
-from playwright.sync_api import Page, sync_playwright
 
 from umit_pacs.cli.ohif_server import view_path
 from umit_pacs.errors import PeerUnavailable
@@ -66,6 +66,11 @@ _TURN_TO = f"""(uid) => {{ {_VIEWPORT}
   if (index >= 0) viewport.setImageIdIndex(index);
   return false;
 }}"""
+
+
+#: OHIF exchanges its viewport while a result is loading; what still wanted to draw in the first one complains, and the
+#: second one draws. Nothing is missing from the window.
+_EXCHANGED = "The stack viewport has been destroyed"
 
 
 def find_chromium() -> str | None:
@@ -152,7 +157,12 @@ def open_viewer(address: str, *, width: int = 1200, height: int = 800) -> Iterat
 
 def _listen(page: Page, faults: list[str]) -> None:
     """Note what goes wrong; addresses are cut off, for they hold identifiers."""
-    page.on("console", lambda message: faults.append(message.text[:300]) if message.type == "error" else None)
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error" and not message.text.startswith(_EXCHANGED):
+            faults.append(message.text[:300])
+
+    page.on("console", note)
     page.on("pageerror", lambda error: faults.append(str(error)[:300]))
     page.on(
         "response", lambda answer: faults.append(f"HTTP {answer.status} {answer.url}") if answer.status >= 400 else None

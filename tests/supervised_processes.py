@@ -35,6 +35,22 @@ def run_deaf(settings, name, supervisor):
         life.stop.clear()
 
 
+def run_and_fail_early(settings, name, supervisor):
+    """Fail before any work, with an error that quotes a patient."""
+    Lifecycle.begin(settings, name, supervisor)
+    raise ValueError("DOE^JANE")
+
+
+def run_and_fail_at_work(settings, name, supervisor):
+    """Fail while workflows run, with an error that quotes a patient."""
+    from umit_pacs.durable_work import Stage  # (the others start quickly without it)
+    from umit_pacs.node.workflows import running_workflows
+
+    life = Lifecycle.begin(settings, name, supervisor)
+    with running_workflows(settings, life, Stage.ROUTE):
+        raise ValueError("DOE^JANE")
+
+
 def _mark(settings, name: str, word: str) -> None:
     with (settings.store.folder / f"{name}.{word}").open("a") as marks:
         marks.write(f"{os.getpid()}\n")

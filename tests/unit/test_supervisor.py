@@ -2,15 +2,17 @@
 
 import multiprocessing
 import os
+import re
 import signal
 
 import pytest
 
 from tests.peer_programs import wait_until
 from tests.supervised_processes import is_alive, pids
-from umit_pacs.node.supervisor import ProcessPlan, restart_pause_s, serve
+from umit_pacs.node.supervisor import ProcessPlan, restart_pause_s, run_child, serve
 from umit_pacs.settings import ServeSettings, Settings, StoreSettings
 
+SPAWN = multiprocessing.get_context("spawn")
 QUIET = "tests.supervised_processes:run_quietly"
 CRASHING = "tests.supervised_processes:run_and_crash"
 DEAF = "tests.supervised_processes:run_deaf"
@@ -26,7 +28,7 @@ def start_node(tmp_path):
             store=StoreSettings(folder=tmp_path),
             serve=ServeSettings(**{"restart_pause_s": 0.05, "longest_restart_pause_s": 0.1} | serve_settings),
         )
-        node = multiprocessing.get_context("spawn").Process(target=_serve, args=(settings, plans))
+        node = SPAWN.Process(target=_serve, args=(settings, plans))
         node.start()
         started.append(node)
         return node
@@ -87,6 +89,24 @@ def test_processes_end_when_their_supervisor_is_killed(start_node, tmp_path):
     os.kill(node.pid, signal.SIGKILL)
     wait_until(lambda: pids(tmp_path, "a", "stopped"), what="it stopped by itself")
     wait_until(lambda: not is_alive(pids(tmp_path, "a", "started")[0]), what="it is gone")
+
+
+@pytest.mark.parametrize("function", ["run_and_fail_early", "run_and_fail_at_work"])
+def test_a_process_that_fails_ends_with_1_and_says_where_but_nothing_of_a_patient(tmp_path, capfd, function):
+    settings = Settings(store=StoreSettings(folder=tmp_path))
+    reports, child_end = SPAWN.Pipe(duplex=False)
+    process = SPAWN.Process(
+        target=run_child, args=(plan(f"tests.supervised_processes:{function}", "a"), settings, child_end)
+    )
+    process.start()
+    process.join(60)
+    log = capfd.readouterr().err
+    reports.close()
+    child_end.close()
+    assert process.exitcode == 1
+    assert "process_failed" in log
+    assert re.search(rf"supervised_processes\.py:\d+ in {function}\n +ValueError\n", log)
+    assert "DOE" not in log
 
 
 def test_the_pause_before_a_restart_grows_up_to_its_limit():

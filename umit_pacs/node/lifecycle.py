@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import FrameType
+from typing import NoReturn
 
 from umit_pacs.logs import configure_logging, log_uncaught
 from umit_pacs.settings import Settings
@@ -54,12 +55,17 @@ class Lifecycle:
         if self._supervisor is not None:
             self._supervisor.send(READY)
 
-    def end(self) -> None:
-        """End the process now, whatever its threads do: what counts is in the catalogue already."""
+    def end(self, failure: BaseException | None = None) -> NoReturn:
+        """End the process now, whatever its threads do: what counts is in the catalogue already.
+
+        failure: what ended it; logged, and the exit status is 1 then.
+        """
+        if failure is not None:
+            log_uncaught(type(failure), failure, failure.__traceback__)
         log.info("process_stopped")
         logging.shutdown()
         sys.stdout.flush()
-        os._exit(0)
+        os._exit(0 if failure is None else 1)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stop.set()

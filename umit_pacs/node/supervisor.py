@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from umit_pacs.logs import configure_logging
+from umit_pacs.logs import configure_logging, log_uncaught
 from umit_pacs.node.lifecycle import READY, prepare_catalogue
 from umit_pacs.settings import ServeSettings, Settings
 
@@ -211,6 +211,10 @@ def _without_main_module() -> Iterator[None]:
 
 
 def run_child(plan: ProcessPlan, settings: Settings, supervisor: Connection) -> None:
-    """What a spawned process does."""
+    """What a spawned process does; it ends with status 1 and the traceback in the log when that fails."""
     module, function = plan.target.split(":")
-    getattr(importlib.import_module(module), function)(settings, *plan.arguments, supervisor=supervisor)
+    try:
+        getattr(importlib.import_module(module), function)(settings, *plan.arguments, supervisor=supervisor)
+    except Exception as exc:  # noqa: BLE001 (multiprocessing would print its text, which may quote a data set)
+        log_uncaught(type(exc), exc, exc.__traceback__)
+        sys.exit(1)

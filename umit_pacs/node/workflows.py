@@ -68,7 +68,8 @@ def running_workflows(
 ) -> Iterator[Tools]:
     """Run the workflows of one stage in this process until the block ends, then let the studies in hand end.
 
-    Those that do not end within `shutdown_grace_s` go back into their queue. Leaving the block ends the process.
+    Those that do not end within `shutdown_grace_s` go back into their queue. Leaving the block ends the process, with
+    status 1 and the traceback in the log when an exception left it.
     """
     prepare_workflow_database(settings.workflow_url)
     in_hand = StudiesInHand()
@@ -94,12 +95,15 @@ def running_workflows(
     in_hand_at_most = settings.serve.studies_in_hand
     stop_taking = launch(settings.workflow_url, tools.worker, [stage], wake_ups, studies_in_hand=in_hand_at_most)
     try:
-        yield tools
-    finally:
-        tools.is_stopping.set()
-        stop_taking()
-        _drain(tools, in_hand, settings.serve.shutdown_grace_s)
-        life.end()
+        try:
+            yield tools
+        finally:
+            tools.is_stopping.set()
+            stop_taking()
+            _drain(tools, in_hand, settings.serve.shutdown_grace_s)
+    except BaseException as exc:  # noqa: BLE001 (the process ends here: nothing above could tell)
+        life.end(exc)
+    life.end()
 
 
 def _beat(tools: Tools) -> None:

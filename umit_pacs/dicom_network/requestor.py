@@ -42,10 +42,12 @@ def association(
     calling_ae_title: str,
     timeouts: NetworkTimeouts,
     event_handlers: Sequence[tuple[Any, Callable[..., Any]]] = (),
+    extended_negotiation: Sequence[Any] = (),
 ) -> Iterator[Association]:
     """An established association with `peer`, released at the end.
 
-    contexts: pairs of abstract syntax and transfer syntaxes. Raises PeerUnavailable when there is no answer,
+    contexts: pairs of abstract syntax and transfer syntaxes. extended_negotiation: pynetdicom's items, such as roles
+    (PS3.7 D.3.3). Raises PeerUnavailable when there is no answer,
     PeerRefused when the peer rejects the association, NoCommonContext when it accepts no context.
     """
     entity = AE(ae_title=calling_ae_title)
@@ -63,6 +65,7 @@ def association(
         ae_title=peer.ae_title,
         max_pdu=_MAXIMUM_PDU_BYTES,
         evt_handlers=list(event_handlers),
+        ext_neg=list(extended_negotiation),
     )
     if not opened.is_established:
         raise _failure(opened, peer)

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from umit_pacs.cli.demo_archive import PORT_TAKEN, START_ATTEMPTS, free_port
 from umit_pacs.dicom_network.addresses import PeerAddress
 
 LOOPBACK = "127.0.0.1"
@@ -34,13 +34,6 @@ def wait_until(condition: Callable[[], Any], *, what: str, timeout_s: float = 30
             return value
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain: {what}"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def find_program(*names: str) -> str:
@@ -100,16 +93,31 @@ class ForeignPeer:
         self.ae_title = ae_title
         self.folder = folder
         self.log_path = folder / "peer.log"
-        self.port = free_port()
+        self.choose_ports()
+        self._has_run = False
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> PeerAddress:
         return PeerAddress(ae_title=self.ae_title, host=LOOPBACK, port=self.port)
 
+    def choose_ports(self) -> None:
+        self.port = free_port()
+
     def start(self) -> None:
-        """Start the program and wait until it answers C-ECHO."""
-        with self.log_path.open("ab") as output:
+        """Start the program and wait until it answers C-ECHO; on other ports when its first ones are taken."""
+        attempts_left = 1 if self._has_run else START_ATTEMPTS
+        while not self._runs():
+            attempts_left -= 1
+            said = self.log_path.read_text(errors="replace")
+            may_try_again = attempts_left and PORT_TAKEN in said
+            assert may_try_again, f"{self.ae_title} ended early:\n{said}"
+            self.choose_ports()
+        self._has_run = True
+
+    def _runs(self) -> bool:
+        """Start the program; True once it answers C-ECHO, False when it ends before."""
+        with self.log_path.open("ab" if self._has_run else "wb") as output:
             self.process = subprocess.Popen(
                 self._command(self.port),
                 cwd=self.folder,
@@ -118,7 +126,13 @@ class ForeignPeer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until(self._is_ready, what=f"{self.ae_title} answers C-ECHO", timeout_s=START_TIMEOUT_S)
+        process = self.process
+        wait_until(
+            lambda: process.poll() is not None or self._answers(),
+            what=f"{self.ae_title} answers C-ECHO",
+            timeout_s=START_TIMEOUT_S,
+        )
+        return process.poll() is None
 
     def stop(self) -> None:
         """End the program; returns when it is gone."""
@@ -132,9 +146,7 @@ class ForeignPeer:
             self.process.wait()
         self.process = None
 
-    def _is_ready(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, f"{self.ae_title} ended early:\n{self.log_path.read_text(errors='replace')}"
+    def _answers(self) -> bool:
         return answers_echo(self.address, calling_ae_title=self._may_echo)
 
 
@@ -152,9 +164,8 @@ class StorageProgram(ForeignPeer):
 class Orthanc(ForeignPeer):
     """An Orthanc with its REST interface."""
 
-    def __init__(self, *, folder: Path, ae_title: str, http_port: int, configuration: dict[str, Any]) -> None:
+    def __init__(self, *, folder: Path, ae_title: str, configuration: dict[str, Any]) -> None:
         super().__init__(self._orthanc_command, ae_title=ae_title, folder=folder, may_echo="TESTER")
-        self.http_port = http_port
         self._configuration = configuration
 
     def _orthanc_command(self, port: int) -> list[str]:
@@ -182,12 +193,14 @@ class Orthanc(ForeignPeer):
         assert isinstance(found, list)
         return found
 
-    def _is_ready(self) -> bool:
+    def choose_ports(self) -> None:
+        super().choose_ports()
+        self.http_port = free_port()
+
+    def _answers(self) -> bool:
         with contextlib.suppress(OSError):
             self.rest("GET", "/system")
-            return super()._is_ready()
-        assert self.process is not None
-        assert self.process.poll() is None, f"Orthanc ended early:\n{self.log_path.read_text(errors='replace')}"
+            return super()._answers()
         return False
 
 
@@ -241,7 +254,7 @@ def running_orthanc(
         "SyncStorageArea": True,
         **(more_configuration or {}),
     }
-    peer = Orthanc(folder=folder, ae_title=ae_title, http_port=free_port(), configuration=configuration)
+    peer = Orthanc(folder=folder, ae_title=ae_title, configuration=configuration)
     with _running(peer):
         yield peer
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -19,6 +21,11 @@ from typing import Any
 from umit_pacs.errors import PeerUnavailable
 
 ORTHANC_START_LIMIT_S = 30.0
+#: free ports are looked for from the first up to the second, which begins what Linux gives to outgoing connections
+PORTS = (20000, 32768)
+#: what Orthanc and DCMTK say of a port that another program took in the meantime; they are started on another then.
+PORT_TAKEN = "already in use"
+START_ATTEMPTS = 5
 PLUGIN_FOLDER = Path("/usr/share/orthanc/plugins")
 
 
@@ -61,11 +68,12 @@ def find_orthanc() -> str | None:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that the system says is free."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on, outside those that the system gives to outgoing connections."""
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 def orthanc_configuration(folder: Path, *, dicom_port: int, http_port: int, node_port: int) -> dict[str, Any]:
@@ -106,11 +114,23 @@ def running_orthanc(folder: Path, *, node_port: int) -> Iterator[Archive]:
     program = find_orthanc()
     if program is None:
         raise PeerUnavailable("Orthanc is not installed")
-    dicom_port, http_port = free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
+    for attempts_left in reversed(range(START_ATTEMPTS)):
+        with _started(program, folder, node_port) as archive:
+            if archive is not None:
+                yield archive
+                return
+        said = (folder / "orthanc.log").read_text(errors="replace")
+        if PORT_TAKEN not in said or not attempts_left:
+            raise PeerUnavailable(f"Orthanc did not start: {said[-500:]}")
+
+
+@contextmanager
+def _started(program: str, folder: Path, node_port: int) -> Iterator[Archive | None]:
+    """Orthanc on two ports that are free; None when it does not answer."""
+    dicom_port, http_port = free_port(), free_port()
     configuration = orthanc_configuration(folder, dicom_port=dicom_port, http_port=http_port, node_port=node_port)
     (folder / "orthanc.json").write_text(json.dumps(configuration, indent=2), encoding="utf-8")
-    log_path = folder / "orthanc.log"
     archive = Archive(
         name="Orthanc",
         ae_title="ORTHANC",
@@ -120,19 +140,18 @@ def running_orthanc(folder: Path, *, node_port: int) -> Iterator[Archive]:
     )
     # Without TCP_NODELAY every DIMSE message of Debian's DCMTK waits for a delayed acknowledgement.
     environment = os.environ | {"TCP_NODELAY": "1"}
-    with log_path.open("wb") as log:
+    with (folder / "orthanc.log").open("wb") as log:
         process = subprocess.Popen(
             [program, str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT, env=environment
         )
-        try:
-            _wait_until_answering(archive, process, log_path)
-            yield archive
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
+    try:
+        yield archive if _answers_in_time(archive, process) else None
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
 
 
-def _wait_until_answering(archive: Archive, process: subprocess.Popen[bytes], log_path: Path) -> None:
+def _answers_in_time(archive: Archive, process: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + ORTHANC_START_LIMIT_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -140,5 +159,5 @@ def _wait_until_answering(archive: Archive, process: subprocess.Popen[bytes], lo
         except OSError:
             time.sleep(0.1)
         else:
-            return
-    raise PeerUnavailable(f"Orthanc did not start: {log_path.read_text(errors='replace')[-500:]}")
+            return True
+    return False

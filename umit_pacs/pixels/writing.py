@@ -1,8 +1,8 @@
 """Reads writing that stands in an image, with the program tesseract (Debian: tesseract-ocr, Apache-2.0).
 
 The program gets grey values by a pipe and answers by a pipe: no file is written, and nothing that it reads is logged.
-Each image is read three times: as it is, for writing in large letters, and with everything thick and smooth taken
-out, for bright and for dark writing over the body.
+Each image is read three times, side by side: as it is, for writing in large letters, and with everything thick and
+smooth taken out, for bright and for dark writing over the body.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,9 @@ def read_writing(pixels: Grey, *, timeout_s: float) -> tuple[WrittenLine, ...]:
     Raises WritingUnread when the program is missing, fails, or takes longer than `timeout_s` for all of it.
     """
     until = time.monotonic() + timeout_s
-    return tuple(line for view in _views(pixels) for line in _read(view, until - time.monotonic()))
+    with ThreadPoolExecutor() as pool:
+        read = pool.map(lambda view: tuple(_read(view, until - time.monotonic())), _views(pixels))
+        return tuple(line for lines in read for line in lines)
 
 
 def _views(pixels: Grey) -> Iterator[Grey]:

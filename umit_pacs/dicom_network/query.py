@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from datetime import date
+from itertools import islice
 
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -13,10 +15,13 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Ver
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.requestor import NoCommonContext, association
 from umit_pacs.errors import PeerRefused, PeerUnavailable
+from umit_pacs.prior_studies import Patient, SeriesMatch, StudyMatch
 
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _PENDING = (0xFF00, 0xFF01)
 _SUCCESS = 0x0000
+#: studies of one patient that are looked at; a peer that takes a key for a pattern could name its whole archive.
+_MOST_STUDIES = 500
 
 
 class _NotAnswered(Exception):
@@ -67,6 +72,84 @@ def instances_held(
         return None
 
 
+def studies_of_patient(
+    name: str,
+    peer: PeerAddress,
+    patient_id: str,
+    days: tuple[date, date],
+    *,
+    calling_ae_title: str,
+    timeouts: NetworkTimeouts,
+) -> tuple[StudyMatch, ...]:
+    """What the peer called `name` has of a Patient ID, made on the days from the first to the last.
+
+    Only answers that name this very Patient ID are taken. Raises PeerUnavailable, or PeerRefused when the peer does not
+    answer such questions.
+    """
+    keys = {
+        "PatientID": patient_id,
+        "StudyDate": "-".join(day.strftime("%Y%m%d") for day in days),
+        **dict.fromkeys(("IssuerOfPatientID", "PatientBirthDate", "StudyTime", "StudyInstanceUID"), ""),
+        "ModalitiesInStudy": "",
+    }
+    found = _answers(peer, "STUDY", keys, calling_ae_title, timeouts)
+    return tuple(_study_match(name, answer) for answer in found if _text(answer, "PatientID") == patient_id)
+
+
+def series_of_study(
+    peer: PeerAddress, study_instance_uid: str, *, calling_ae_title: str, timeouts: NetworkTimeouts
+) -> tuple[SeriesMatch, ...]:
+    """The series that the peer has of a study. Raises as `studies_of_patient` does."""
+    optional = ("BodyPartExamined", "SeriesDescription", "SeriesNumber", "NumberOfSeriesRelatedInstances")
+    keys = {"StudyInstanceUID": study_instance_uid} | dict.fromkeys(("SeriesInstanceUID", "Modality", *optional), "")
+    return tuple(_series_match(answer) for answer in _answers(peer, "SERIES", keys, calling_ae_title, timeouts))
+
+
+def _answers(
+    peer: PeerAddress, level: str, keys: dict[str, str], calling_ae_title: str, timeouts: NetworkTimeouts
+) -> list[Dataset]:
+    try:
+        with _query_association(peer, calling_ae_title, timeouts) as opened:
+            found = list(islice(_find(opened, level, **keys), _MOST_STUDIES))
+            if len(found) == _MOST_STUDIES:
+                opened.abort()
+            return found
+    except _NotAnswered as exc:
+        raise PeerRefused(f"{peer.ae_title} does not answer C-FIND for the level {level}") from exc
+
+
+def _study_match(name: str, answer: Dataset) -> StudyMatch:
+    patient = Patient(
+        patient_id=_text(answer, "PatientID"),
+        issuer=_text(answer, "IssuerOfPatientID"),
+        birth_date=_text(answer, "PatientBirthDate"),
+    )
+    modalities = answer.get("ModalitiesInStudy") or ()
+    return StudyMatch(
+        peer=name,
+        study_instance_uid=_text(answer, "StudyInstanceUID"),
+        patient=patient,
+        study_date=_text(answer, "StudyDate"),
+        study_time=_text(answer, "StudyTime"),
+        modalities=tuple(filter(None, [modalities] if isinstance(modalities, str) else map(str, modalities))),
+    )
+
+
+def _series_match(answer: Dataset) -> SeriesMatch:
+    return SeriesMatch(
+        series_instance_uid=_text(answer, "SeriesInstanceUID"),
+        modality=_text(answer, "Modality").upper(),
+        body_part=_text(answer, "BodyPartExamined"),
+        description=_text(answer, "SeriesDescription"),
+        number=_number(answer, "SeriesNumber"),
+        instances=_number(answer, "NumberOfSeriesRelatedInstances"),
+    )
+
+
+def _text(answer: Dataset, keyword: str) -> str:
+    return str(answer.get(keyword) or "").strip()
+
+
 def _query_association(
     peer: PeerAddress, calling_ae_title: str, timeouts: NetworkTimeouts
 ) -> AbstractContextManager[Association]:
@@ -108,6 +191,8 @@ def _find(opened: Association, level: str, **keys: str | None) -> Iterator[Datas
     """The matches of one C-FIND. Raises _NotAnswered when the peer refuses it, PeerUnavailable when it falls silent."""
     identifier = Dataset()
     identifier.QueryRetrieveLevel = level
+    if not all(str(value or "").isascii() for value in keys.values()):
+        identifier.SpecificCharacterSet = "ISO_IR 192"
     for keyword, value in keys.items():
         setattr(identifier, keyword, value)
     try:

@@ -147,6 +147,16 @@ def test_an_unsure_answer_is_stated_as_possible_only(tmp_path):
     assert texts(run.draft(), SectionKind.IMPRESSION) == ["1. A left pulmonary nodule or mass is possible."]
 
 
+def test_a_surer_report_text_does_not_state_what_the_search_leaves_open(tmp_path):
+    run = radiograph_run(tmp_path)
+    run = with_results(
+        run,
+        report(run, "The cardiac silhouette is enlarged."),
+        detection(run, "cardiomegaly", confidence=0.5, presence="uncertain"),
+    )
+    assert texts(run.draft(), SectionKind.IMPRESSION) == ["1. The cardiac silhouette may be enlarged."]
+
+
 def test_an_unsure_denial_makes_nothing_possible(tmp_path):
     run = radiograph_run(tmp_path)
     sentence = "No pulmonary nodule or mass is seen."

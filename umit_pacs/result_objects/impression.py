@@ -38,6 +38,9 @@ def _of_series(series: ReadSeries, words: Words) -> Iterator[tuple[int, DraftLin
         possible = [statement for statement in about if statement.presence == "uncertain"]
         if not positive and not possible:
             continue
+        if any(statement.source is StatementSource.DETECTION for statement in possible):
+            # The search for this very finding weighs more than a sentence of the report text that is surer.
+            positive, possible = [], positive + possible
         has_finding = True
         if positive:
             text = series.template.impression(key, _side(positive), words.language)

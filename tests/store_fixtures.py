@@ -184,7 +184,7 @@ def example_findings(text: str = "没有") -> Findings:
                 order=ORDER, instruction="问", answer_text="?", abstention=Abstention(reason="unreadable_answer")
             ),
         ),
-        timings_s={"prepare_s": 0.25, "model_s": 1.5},
+        timings_s={"prepare_s": 0.25, "answered_s": 1.5},
     )
 
 

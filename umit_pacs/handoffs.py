@@ -367,7 +367,7 @@ class Findings:
     model: ModelIdentity
     results: tuple[TaskResult, ...]
     excluded: tuple[SeriesExclusion, ...] = ()
-    #: seconds by name: prepare_s, load_s, model_s.
+    #: seconds by name: prepare_s; answered_s from asking the model to its answers, waiting for other studies included.
     timings_s: dict[str, float] = field(default_factory=dict)
     #: the SR templates that the orders were asked with.
     templates: tuple[TemplateIdentity, ...] = ()

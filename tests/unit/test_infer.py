@@ -53,7 +53,7 @@ def test_every_order_has_its_result_in_order(tiny_engine):  # noqa: F811
     assert findings.results[len(DX) + 2].abstention.reason == "not_prepared"
     assert findings.excluded == (excluded,)
     assert findings.model == tiny_engine.identity
-    assert set(findings.timings_s) == {"model_s"}
+    assert set(findings.timings_s) == {"answered_s"}
     ct_report = findings.results[1]
     assert ct_report.frames == volume().volume.sources
     assert findings.results[2].frames == (radiograph().images[0].source,)

@@ -33,7 +33,7 @@ class PathTime:
     instances: int
     #: last instance received -> CONFIRMED, less the silence that completeness asks for.
     path_s: float
-    #: what the engine itself took for the same study.
+    #: what the engine itself took for the same study, which waits for no other here.
     model_s: float
     #: the parts of `path_s` by the state that each ends in.
     parts_s: Mapping[str, float]
@@ -93,7 +93,7 @@ def _path_time(study: SampleStudy, told: StudyStory, settings: AssembleSettings)
         study=study.name,
         instances=newest.instances,
         path_s=(times[-1] - begin).total_seconds(),
-        model_s=newest.findings.timings_s["model_s"],
+        model_s=newest.findings.timings_s["answered_s"],
         parts_s={
             change.state.value: (end - start).total_seconds()
             for change, start, end in zip(newest.changes, times, times[1:], strict=False)

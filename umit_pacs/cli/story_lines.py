@@ -266,7 +266,7 @@ def _decision_details(decision: RoutingDecision) -> Iterator[str]:
 
 def _model_text(findings: Findings) -> str:
     model = findings.model
-    took = findings.timings_s.get("model_s")
+    took = findings.timings_s.get("answered_s")
     seconds = f" in {took:.1f} s" if took is not None else ""
     abstained = sum(result.abstention is not None for result in findings.results)
     questions = _count(len(findings.results), "question")

@@ -57,7 +57,7 @@ def infer(
         model=engine.identity,
         results=tuple(results[index] for index in range(len(orders))),
         excluded=prepared.excluded,
-        timings_s={"model_s": time.monotonic() - started},
+        timings_s={"answered_s": time.monotonic() - started},
         templates=templates.identities(order.template for order in orders),
     )
 

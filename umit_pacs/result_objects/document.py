@@ -52,9 +52,8 @@ def document(work: Composition) -> Dataset:
     ds.ConceptNameCodeSequence = [code_item(title.value, title.scheme_designator, title.meaning)]
     ds.VerificationFlag = "UNVERIFIED"
     ds.MIMETypeOfEncapsulatedDocument = MIME_TYPE
-    content = _pdf(work)
-    ds.EncapsulatedDocumentLength = len(content)
-    ds.EncapsulatedDocument = content + b"\0" * (len(content) % 2)
+    ds.EncapsulatedDocument = _pdf(work)
+    ds.EncapsulatedDocumentLength = len(ds.EncapsulatedDocument)
     return ds
 
 

@@ -85,7 +85,9 @@ def write_pdf(
     pdf.catalog["ViewerPreferences"] = pydyf.Dictionary({"DisplayDocTitle": "true"})
     content = BytesIO()
     pdf.write(content, identifier=True)
-    return content.getvalue()
+    written = content.getvalue().rstrip(b"\r\n")
+    # One end of line may follow (ISO 32000-1 7.5.5), and nothing else: DICOM's even length must need no padding.
+    return written + (b"\r\n" if len(written) % 2 == 0 else b"\n")
 
 
 def _add(pdf: pydyf.PDF, item: pydyf.Object) -> bytes:

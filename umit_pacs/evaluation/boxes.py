@@ -66,13 +66,6 @@ def match(said: Sequence[tuple[Box, float]], true: Sequence[Box], threshold: flo
     )
 
 
-def f1(pictures: Sequence[Matched]) -> float:
-    """2 TP / (2 TP + FP + FN) over all boxes; NaN when there is none, true or said."""
-    hits = sum(picture.hits for picture in pictures)
-    total = sum(len(picture.is_found) + picture.true_boxes for picture in pictures)
-    return 2 * hits / total if total else math.nan
-
-
 def average_precision(pictures: Sequence[Matched]) -> float:
     """Area under the precision-recall curve, precision made monotone (all points, as PASCAL VOC since 2010).
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
-import numpy as np
 
 #: the distances at which cephalometry asks whether a landmark was found (ISBI 2015); 2 mm is the clinical one
 DETECTION_LIMITS_MM = (2.0, 2.5, 3.0, 4.0)
@@ -17,8 +14,3 @@ def error_mm(
     """Distance of two points of one image; spacing: (between rows, between columns)."""
     rows_mm, columns_mm = spacing_row_col_mm
     return math.hypot((said_xy_px[0] - true_xy_px[0]) * columns_mm, (said_xy_px[1] - true_xy_px[1]) * rows_mm)
-
-
-def success_rate(errors_mm: Sequence[float], limit_mm: float) -> float:
-    """Share of landmarks within `limit_mm`; NaN for none."""
-    return float(np.mean(np.asarray(errors_mm) <= limit_mm)) if len(errors_mm) else math.nan

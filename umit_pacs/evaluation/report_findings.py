@@ -1,9 +1,8 @@
-"""What a report states about each finding against what is true: finding-F1, flipped negations, laterality errors."""
+"""What a report states about each finding against what is true: hits, flipped negations, laterality errors."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -63,22 +62,3 @@ def outcomes(wanted: Mapping[str, Stated], said: Mapping[str, Stated]) -> tuple[
         FindingOutcome(finding=key, wanted=wanted.get(key), said=said.get(key))
         for key in dict.fromkeys([*wanted, *said])
     )
-
-
-def finding_f1(found: Sequence[FindingOutcome]) -> float:
-    """2 TP / (2 TP + FP + FN) over findings of all reports (micro); NaN where nothing is there and nothing said."""
-    hits = sum(each.is_hit for each in found)
-    wrong = sum(each.is_false_alarm + each.is_miss for each in found)
-    return 2 * hits / (2 * hits + wrong) if hits or wrong else math.nan
-
-
-def laterality_error_rate(found: Sequence[FindingOutcome]) -> float:
-    """Share on another side than the true one, among findings that are there, are said, and have a side."""
-    sided = [each for each in found if each.has_sides]
-    return sum(each.is_on_wrong_side for each in sided) / len(sided) if sided else math.nan
-
-
-def flip_rate(found: Sequence[FindingOutcome]) -> float:
-    """Share of flipped negations among findings that both mention."""
-    both = [each for each in found if each.wanted and each.said]
-    return sum(each.is_flipped for each in both) / len(both) if both else math.nan

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
-from umit_pacs.evaluation.report_findings import finding_f1, flip_rate, laterality_error_rate, outcomes
+from umit_pacs.evaluation.report_findings import outcomes
 from umit_pacs.finding_phrases import Stated, read_findings
 from umit_pacs.handoffs import Language
 from umit_pacs.umit_model.report_reading import read_report
@@ -109,22 +107,23 @@ PRESENT_LEFT, PRESENT_RIGHT, ABSENT = (
 )
 
 
-def test_finding_f1_counts_what_is_said_missed_and_made_up():
+def test_each_finding_is_a_hit_missed_made_up_or_flipped():
     wanted = {"nodule": PRESENT_LEFT, "pneumothorax": ABSENT, "consolidation": PRESENT_RIGHT}
     said = {"nodule": PRESENT_LEFT, "pneumothorax": PRESENT_LEFT, "pleural_effusion": ABSENT}
     found = outcomes(wanted, said)
-    # One hit, one made up (pneumothorax), one missed (consolidation).
-    assert finding_f1(found) == pytest.approx(2 / 4)
-    assert flip_rate(found) == pytest.approx(1 / 2)
-    assert math.isnan(finding_f1(outcomes({"nodule": ABSENT}, {})))
+    assert [each.finding for each in found if each.is_hit] == ["nodule"]
+    assert [each.finding for each in found if each.is_miss] == ["consolidation"]
+    assert [each.finding for each in found if each.is_false_alarm] == ["pneumothorax"]
+    assert [each.finding for each in found if each.is_flipped] == ["pneumothorax"]
 
 
-def test_a_flipped_negation_scores_nothing():
+def test_a_flipped_negation_is_no_hit():
     wanted, said = (
         read_report(text, CHEST, Language.ENGLISH)
         for text in ("Large left pleural effusion.", "No large left pleural effusion.")
     )
-    assert finding_f1(outcomes(wanted, said)) == 0
+    (found,) = outcomes(wanted, said)
+    assert (found.is_hit, found.is_miss, found.is_flipped) == (False, True, True)
 
 
 def test_the_wrong_side_is_counted_on_its_own():
@@ -135,5 +134,6 @@ def test_the_wrong_side_is_counted_on_its_own():
     found = [each for wanted, said in pairs for each in outcomes({"nodule": wanted}, {"nodule": said})]
     found += outcomes({"nodule": PRESENT_LEFT}, {"nodule": ABSENT})
     found += outcomes({"cardiomegaly": sideless}, {"cardiomegaly": sideless})
-    assert laterality_error_rate(found) == pytest.approx(2 / 4), "of four that are there, are said and have a side"
+    assert [each.has_sides for each in found] == [True, True, True, True, False, False]
+    assert [each.is_on_wrong_side for each in found] == [True, True, False, False, False, False]
     assert [each.is_right for each in found] == [False, False, False, True, False, True]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import socket
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Without it every DIMSE message of Debian's DCMTK waits for a delayed acknowledgement.
 os.environ.setdefault("TCP_NODELAY", "1")
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -19,7 +19,7 @@ def leaves(nodes):
     return sum(1 if isinstance(node, Condition) else 1 + leaves(node.members) for node in nodes)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(studies(), rule_sets())
 def test_the_first_rule_whose_reasons_are_all_met_decides(facts, rules):
     before = facts_to_text(facts)
@@ -33,7 +33,7 @@ def test_the_first_rule_whose_reasons_are_all_met_decides(facts, rules):
     assert bool(decision.series) == (decision.rule is not None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(studies(), rule_sets())
 def test_every_condition_of_every_rule_has_a_reason(facts, rules):
     decision = decide(facts, rules)
@@ -43,7 +43,7 @@ def test_every_condition_of_every_rule_has_a_reason(facts, rules):
         assert all(reason.found for reason in own)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(studies(), rule_sets())
 def test_rules_after_the_matching_one_change_nothing(facts, rules):
     decision = decide(facts, rules)
@@ -53,7 +53,7 @@ def test_rules_after_the_matching_one_change_nothing(facts, rules):
         assert (again.rule, again.series) == (decision.rule, decision.series)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(studies())
 def test_facts_come_back_from_their_text(facts):
     assert facts_from_text(facts_to_text(facts)) == facts

@@ -99,7 +99,6 @@ def read(kind: str, text: str):
     return read_boxes(text, THOUSAND if kind == "box" else VOXELS, includes_last=kind == "volume box")
 
 
-@settings(deadline=None)
 @given(KINDS, SIZES, st.sampled_from(list(Language)), st.lists(st.integers(0, 10**6), min_size=80, max_size=80))
 def test_whatever_the_grammar_lets_pass_is_read_without_repair(kind, size, language, draws):
     grammar, tokenizer, end = grammar_of(kind, size, language)
@@ -122,7 +121,7 @@ def test_whatever_the_grammar_lets_pass_is_read_without_repair(kind, size, langu
         assert len(found.boxes) <= 3
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(KINDS, SIZES, st.lists(st.integers(0, 10**6), max_size=25))
 def test_the_mask_holds_exactly_the_tokens_that_may_follow(kind, size, draws):
     grammar, tokenizer, end = grammar_of(kind, size, Language.CHINESE)

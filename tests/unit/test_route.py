@@ -357,7 +357,7 @@ ASKED_ATTRIBUTES = (
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from(ASKED_ATTRIBUTES), st.binary(max_size=40), max_size=12))
 def test_facts_come_of_any_bytes_and_are_decided_about(values):
     header = Dataset()

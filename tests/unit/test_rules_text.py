@@ -37,7 +37,7 @@ def refusal(text):
     return refused.value.detail
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rule_sets())
 def test_exported_rules_are_read_back_as_the_same_rules(rules):
     assert parse_rules(rules_to_text(rules)) == rules

@@ -150,7 +150,7 @@ def test_comparison_is_allowed_with_a_prior_that_was_read():
     assert check_answers(findings, source, load_templates(), Language.ENGLISH, (prior,)) == ()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.text(max_size=300), name=st.text(max_size=40), language=st.sampled_from(list(Language)))
 def test_no_text_and_no_name_makes_the_guard_fail(text, name, language):
     header = {"PatientName": name.replace("\\", ""), "PatientID": name[:20].replace("\\", "")}

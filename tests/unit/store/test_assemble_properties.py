@@ -37,7 +37,7 @@ def ward(tmp_path_factory):
         yield Ward(catalogue, PayloadFiles(folder / "store"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(arrivals=arrivals)
 def test_every_image_ends_in_the_newest_set_of_its_study(ward, arrivals):
     example, clock = f"2.25.{uuid4().int}", 0.0

@@ -50,17 +50,19 @@ _DIED = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 
 
 class Stage(enum.StrEnum):
-    """A workflow and its queue: `schedule` listens to route, `work` to analyse, `deliver` to return."""
+    """A workflow and its queue: `schedule` listens to route, `work` to analyse, `deliver` to return and prior."""
 
     ROUTE = "route"
     ANALYSE = "analyse"
     RETURN = "return"
+    #: beside the path: the earlier study that a study is compared with.
+    PRIOR = "prior"
 
 
 #: longest wait, at the end of a process, for a look at a queue that is under way.
 _LONGEST_LOOK_S = 5.0
 #: workflows of one stage that one process runs at the same time; of ANALYSE as many as `launch` is told.
-CONCURRENCY = {Stage.ROUTE: 4, Stage.ANALYSE: 1, Stage.RETURN: 16}
+CONCURRENCY = {Stage.ROUTE: 4, Stage.ANALYSE: 1, Stage.RETURN: 16, Stage.PRIOR: 8}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ This is the file to read first. Each process of the node runs a part of the path
     receive    Receiver (steps/receive.py) stores each instance and records it
     schedule   assemble          a study is complete, its input set is made        -> ASSEMBLED
                route_study       the rules decide                                  -> ROUTED or NOT_ROUTED
+    deliver    look_for_prior    beside the path, see prior_path.py: the earlier study that it is compared with
     work       analyse           prepare and infer                                 -> ANALYSED
                                  guard, then compose                               -> COMPOSED or HELD
     deliver    return_results    retire: earlier versions are taken back
@@ -42,6 +43,7 @@ from pydicom.uid import generate_uid
 from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, StageOfStudy, parsed
 from umit_pacs.errors import ResultInvalid
 from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority, RoutingDecision, TaskOrder
+from umit_pacs.prior_path import has_search, is_prior_awaited, read_prior, start_search, sweep_priors, want_prior
 from umit_pacs.routing.rules import RuleSet
 from umit_pacs.routing.rules_text import parse_rules
 from umit_pacs.states import InputSetState
@@ -97,6 +99,7 @@ def assemble(tools: Tools, count_instances: CountInstances) -> datetime | None:
 def route_study(input_set_id: str, attempt: int) -> None:
     """The rules decide what is asked about the study, and how urgent it is."""
     take_in_hand(Stage.ROUTE, input_set_id, attempt, decide_by_rules)
+    start_search(equipped_tools(), input_set_id)
     start_analysis(equipped_tools(), input_set_id)
 
 
@@ -113,6 +116,7 @@ def decide_by_rules(input_set_id: str) -> None:
     decision = choose_kinds(tools.catalogue, decision, tools.settings.compose.profiles)
     decision = results.record_decision(tools.catalogue, decision)
     if decision.orders:
+        want_prior(tools, input_set, decision)
         change_state(tools.catalogue, input_set_id, InputSetState.ROUTED, reason=decision.rule or "")
     else:
         reason = "no_rule_matched" if decision.rule is None else "nothing_to_ask"
@@ -147,8 +151,14 @@ def start_analysis(tools: Tools, input_set_id: str) -> None:
 @DBOS.workflow(name=Stage.ANALYSE, max_recovery_attempts=MAXIMUM_RECOVERIES)
 def analyse(input_set_id: str, attempt: int) -> None:
     """The model reads the study and its answers become DICOM objects."""
-    take_in_hand(Stage.ANALYSE, input_set_id, attempt, ask_the_model, guard_answers, write_results)
-    start_return(equipped_tools(), input_set_id)
+    take_in_hand(Stage.ANALYSE, input_set_id, attempt, ask_the_model)
+    tools = equipped_tools()
+    if is_prior_awaited(tools, input_set_id):
+        return  # whoever fetches it starts this again, or the sweep when the time is over
+    # Work in hand that was recorded before there were searches has no such step.
+    about_prior = [read_prior] if has_search(tools, input_set_id) else []
+    take_in_hand(Stage.ANALYSE, input_set_id, attempt, *about_prior, guard_answers, write_results)
+    start_return(tools, input_set_id)
 
 
 @DBOS.step()
@@ -345,13 +355,21 @@ def sweep(tools: Tools) -> None:
         return
     # In this order: what is given up in between is seen by one of the two, and not started anew.
     under_way = tools.starter.under_way() | {parsed(given_up) for given_up in tools.starter.given_up()}
+    awaited = sweep_priors(tools, under_way)
     for item in waiting:
         if item in under_way:
+            continue
+        if item.input_set_id in awaited and item.stage is Stage.ANALYSE and not _is_unread(tools, item.input_set_id):
             continue
         if item.stage is Stage.ANALYSE:
             start_analysis(tools, item.input_set_id)
         else:
             tools.starter.start(item.stage, item.input_set_id)
+
+
+def _is_unread(tools: Tools, input_set_id: str) -> bool:
+    """Whether the model has yet to read the study, which it does without its earlier one."""
+    return input_set_state(tools.catalogue, input_set_id) is InputSetState.ROUTED
 
 
 def fail_what_was_given_up(tools: Tools) -> None:

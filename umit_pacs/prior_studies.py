@@ -26,6 +26,8 @@ class PriorState(enum.StrEnum):
     WANTED = "wanted"
     #: its images are here.
     FETCHED = "fetched"
+    #: the model is reading them; found so by a process that begins, the one before died over it.
+    READING = "reading"
     #: the model has read it; an end.
     READ = "read"
     #: nothing is compared, for a reason; an end.

@@ -205,6 +205,19 @@ class DeliverSettings(Section):
         return sum(self.pause_s(attempt) for attempt in range(1, attempts)) >= self.give_up_after_s
 
 
+class PriorSettings(Section):
+    """The earlier study that a study is compared with; see docs/priors.md. Which peers are asked stands with the peers."""
+
+    ae_title: AETitle = Field(
+        "UMIT_PRIOR", description="Our AE title that earlier studies come to by C-MOVE; on the listener's port."
+    )
+    oldest_days: int = Field(1826, ge=1, description="An earlier study may be so many days older.")
+    time_limit_s: float = Field(
+        30.0, gt=0, description="Longest time from routing until its images are here; then nothing is compared."
+    )
+    maximum_bytes: int = Field(1024**3, ge=1024, description="Most bytes that are fetched of one earlier study.")
+
+
 class HL7Settings(Section):
     """The HL7 listener (MLLP) that takes final reports; see docs/versions-and-feedback.md."""
 
@@ -251,6 +264,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     compose: ComposeSettings = ComposeSettings()
     guard: GuardSettings = GuardSettings()
+    priors: PriorSettings = PriorSettings()
     deliver: DeliverSettings = DeliverSettings()
     hl7: HL7Settings = HL7Settings()
     serve: ServeSettings = ServeSettings()
@@ -266,6 +280,12 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over file (the file's content arrives as init arguments)."""
         return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _priors_come_to_a_title_of_their_own(self) -> Settings:
+        if self.priors.ae_title == self.listener.ae_title:
+            raise ValueError("priors.ae_title is listener.ae_title: an earlier study would be read as a new one")
+        return self
 
     @property
     def catalogue_url(self) -> str:

@@ -25,7 +25,7 @@ _MEANINGS = {
     "PROCESSING_FAILURE": "Something failed here; the same may work later.",
     "NO_SUCH_INSTANCE": "A storage commitment report about something that was not asked.",
     "SOP_CLASS_NOT_SUPPORTED": "The SOP class was not negotiated for this, or is no storage class.",
-    "NOT_AUTHORISED": "The peer may not send.",
+    "NOT_AUTHORISED": "The peer may not send, or the earlier study that it sends was not asked for.",
     "ANOTHER_DATA_SET_IS_HELD": "Other bytes came first under this UID and stay; what came now is kept aside.",
 }
 #: what each kind of result holds; the SOP classes and numbers come from the code.
@@ -104,6 +104,9 @@ def conformance_statement(settings: Settings) -> str:
 def _words_of_the_settings(settings: Settings) -> dict[str, str]:
     return {
         "ae_title": settings.listener.ae_title,
+        "prior_ae_title": settings.priors.ae_title,
+        "prior_time_limit_s": f"{settings.priors.time_limit_s:g}",
+        "prior_maximum_mib": f"{settings.priors.maximum_bytes / 1024**2:g}",
         "ask_expected_count": "yes" if settings.assemble.ask_expected_count else "no",
         "quiet_period_s": f"{settings.assemble.quiet_period_s:g}",
         "maximum_wait_s": f"{settings.assemble.maximum_wait_s:g}",

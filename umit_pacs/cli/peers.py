@@ -15,12 +15,16 @@ from rich.table import Table
 
 from umit_pacs.cli.options import ConfigOption, JSONOption, console, error_console, print_json, settings_from
 from umit_pacs.errors import InvalidConfiguration, UmitPacsError
+from umit_pacs.prior_studies import PriorBy
 from umit_pacs.routing.rules import SENDER, RuleSet
 from umit_pacs.settings import AETitle, Settings
 from umit_pacs.states import RetireBy
 
 if TYPE_CHECKING:
     from umit_pacs.store.peers import Peer
+
+#: Study Root Query/Retrieve Information Model - FIND.
+_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 NameArgument = Annotated[str, typer.Argument(help="Our name for the peer, as rules write it.")]
 
@@ -40,7 +44,7 @@ def list_peers(config: ConfigOption = None, as_json: JSONOption = False) -> None
         print_json([dataclasses.asdict(peer) for peer in known])
         return
     table = Table("Name", "AE title", "Address", "May call from", "Sends", "Receives drafts", "Profile", "Told by")
-    for ability in ("C-FIND", "Commitment"):
+    for ability in ("C-FIND", "Commitment", "Earlier studies"):
         table.add_column(ability)
     for peer in known:
         address = peer.url or f"{peer.host}:{peer.port}"
@@ -53,6 +57,7 @@ def list_peers(config: ConfigOption = None, as_json: JSONOption = False) -> None
             "withdrawal" if peer.url else peer.retire_by.value,
             _yes(peer.answers_query),
             _yes(peer.answers_commitment),
+            peer.priors_by.value,
         )
     console.print(table)
 
@@ -71,6 +76,13 @@ def add(
         bool | None,
         typer.Option("--commitment/--no-commitment", help="It answers storage commitment; default: it is asked now."),
     ] = None,
+    priors: Annotated[
+        PriorBy,
+        typer.Option(
+            help="Whether it is asked for earlier studies to compare with, and how it hands them over: by C-GET, or by "
+            "C-MOVE to our AE title for them (priors.ae_title), which it must know."
+        ),
+    ] = PriorBy.NO,
     address: Annotated[
         list[str] | None,
         typer.Option(help="An address, network (10.1.0.0/16) or host name that it may call from; default: its host."),
@@ -108,6 +120,7 @@ def add(
         addresses=tuple(address or ()),
         retire_by=retire,
         profile=profile,
+        priors_by=priors,
     )
     if query is None or commitment is None:
         peer = _with_what_it_offers(peer, settings, query=query, commitment=commitment)
@@ -117,6 +130,11 @@ def add(
         return
     console.print(f"Peer {name} is known: {peer.ae_title} at {peer.host}:{peer.port}.", markup=False, soft_wrap=True)
     console.print(f"  C-FIND: {_yes(peer.answers_query)}, storage commitment: {_yes(peer.answers_commitment)}")
+    if peer.priors_by is PriorBy.MOVE:
+        title = f"{settings.priors.ae_title} with port {settings.listener.port}"
+        console.print(f"  There, register {title} for earlier studies.", markup=False, soft_wrap=True)
+    if refused := _refused_retrieval(peer, settings):
+        error_console.print(refused, markup=False, soft_wrap=True)
     console.print(
         f"  There, register {settings.listener.ae_title} with port {settings.listener.port}.",
         markup=False,
@@ -236,7 +254,7 @@ def _with_what_it_offers(peer: Peer, settings: Settings, *, query: bool | None, 
     from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
     from umit_pacs.dicom_network.sender import refused_classes
 
-    find, commit = "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.1.20.1"
+    find, commit = _FIND, "1.2.840.10008.1.20.1"
     wait_s = settings.deliver.connect_timeout_s
     try:
         refused = refused_classes(
@@ -256,6 +274,31 @@ def _with_what_it_offers(peer: Peer, settings: Settings, *, query: bool | None, 
         peer,
         answers_query=find not in refused if query is None else query,
         answers_commitment=commit not in refused if commitment is None else commitment,
+    )
+
+
+def _refused_retrieval(peer: Peer, settings: Settings) -> str:
+    """What the peer does not accept of what it takes to ask it for earlier studies, in words; "" for nothing."""
+    from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
+    from umit_pacs.dicom_network.sender import refused_classes
+
+    if peer.priors_by is PriorBy.NO:
+        return ""
+    retrieval = {PriorBy.GET: "1.2.840.10008.5.1.4.1.2.2.3", PriorBy.MOVE: "1.2.840.10008.5.1.4.1.2.2.2"}
+    needed = {_FIND: "C-FIND", retrieval[peer.priors_by]: f"C-{peer.priors_by.value.upper()}"}
+    wait_s = settings.deliver.connect_timeout_s
+    try:
+        refused = refused_classes(
+            PeerAddress(ae_title=peer.ae_title, host=peer.host, port=peer.port),
+            tuple(needed),
+            calling_ae_title=settings.listener.ae_title,
+            timeouts=NetworkTimeouts(connect_s=wait_s, response_s=wait_s),
+        )
+    except UmitPacsError as exc:
+        return f"{exc.detail}. Whether it hands over earlier studies could not be asked."
+    listed = " and ".join(needed[uid] for uid in refused)
+    return (
+        f"It does not accept {listed} from {settings.listener.ae_title}: no earlier study will come." if listed else ""
     )
 
 

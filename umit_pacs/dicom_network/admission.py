@@ -31,14 +31,14 @@ class KnownPeer(Protocol):
 class Doorkeeper:
     """Judges association requests; remembers for a minute what host names resolve to."""
 
-    def __init__(self, ae_title: str) -> None:
-        self._ae_title = ae_title
+    def __init__(self, *ae_titles: str) -> None:
+        self._ae_titles = frozenset(ae_titles)
         self._resolved: dict[str, tuple[float, frozenset[str]]] = {}
         self._lock = threading.Lock()
 
     def judge(self, request: AssociationRequest, peers: Iterable[KnownPeer]) -> Admission:
         """What the caller may do. An AE title from another address than its own is as unknown as any other."""
-        if request.called_ae_title != self._ae_title:
+        if request.called_ae_title not in self._ae_titles:
             return Admission(rejection=Rejection.CALLED_AE_TITLE_NOT_RECOGNISED)
         callers = [
             peer

@@ -20,8 +20,8 @@ from umit_pacs.prior_studies import Patient, SeriesMatch, StudyMatch
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _PENDING = (0xFF00, 0xFF01)
 _SUCCESS = 0x0000
-#: studies of one patient that are looked at; a peer that takes a key for a pattern could name its whole archive.
-_MOST_STUDIES = 500
+#: answers that are looked at; a peer that takes a key for a pattern could name its whole archive.
+_MOST_ANSWERS = 500
 
 
 class _NotAnswered(Exception):
@@ -105,13 +105,31 @@ def series_of_study(
     return tuple(_series_match(answer) for answer in _answers(peer, "SERIES", keys, calling_ae_title, timeouts))
 
 
+def classes_of_series(
+    peer: PeerAddress,
+    study_instance_uid: str,
+    series_instance_uid: str,
+    *,
+    calling_ae_title: str,
+    timeouts: NetworkTimeouts,
+) -> tuple[str, ...]:
+    """SOP classes of the instances that the peer has of a series; () when it does not tell, as it need not.
+
+    Raises as `studies_of_patient` does.
+    """
+    keys = dict.fromkeys(("SOPInstanceUID", "SOPClassUID"), "")
+    keys |= {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": series_instance_uid}
+    classes = (_text(answer, "SOPClassUID") for answer in _answers(peer, "IMAGE", keys, calling_ae_title, timeouts))
+    return tuple(dict.fromkeys(filter(None, classes)))
+
+
 def _answers(
     peer: PeerAddress, level: str, keys: dict[str, str], calling_ae_title: str, timeouts: NetworkTimeouts
 ) -> list[Dataset]:
     try:
         with _query_association(peer, calling_ae_title, timeouts) as opened:
-            found = list(islice(_find(opened, level, **keys), _MOST_STUDIES))
-            if len(found) == _MOST_STUDIES:
+            found = list(islice(_find(opened, level, **keys), _MOST_ANSWERS))
+            if len(found) == _MOST_ANSWERS:
                 opened.abort()
             return found
     except _NotAnswered as exc:

@@ -33,6 +33,25 @@ STORAGE_TRANSFER_SYNTAXES = frozenset(str(syntax) for syntax in uid.AllTransferS
 _PLAIN_TRANSFER_SYNTAXES = frozenset(str(syntax) for syntax in _UNCOMPRESSED)
 
 
+#: what an archive that does not tell the SOP Class UID in C-FIND may have of a modality.
+_IMAGE_CLASSES = {
+    "CR": (uid.ComputedRadiographyImageStorage,),
+    "DX": (uid.DigitalXRayImageStorageForPresentation, uid.DigitalXRayImageStorageForProcessing),
+    "CT": (uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage),
+    "MR": (uid.MRImageStorage, uid.EnhancedMRImageStorage, uid.LegacyConvertedEnhancedMRImageStorage),
+    "PT": (
+        uid.PositronEmissionTomographyImageStorage,
+        uid.EnhancedPETImageStorage,
+        uid.LegacyConvertedEnhancedPETImageStorage,
+    ),
+}
+
+
+def image_classes_of(modality: str) -> tuple[str, ...]:
+    """Storage classes that images of a modality usually have; () for a modality that is not read here."""
+    return tuple(map(str, _IMAGE_CLASSES.get(modality, ())))
+
+
 def known_storage_classes() -> dict[str, str]:
     """Names of the storage classes by UID, as far as the libraries know them; later ones are accepted all the same."""
     names = {str(value): _in_words(name) for name, value in vars(sop_class).items() if isinstance(value, uid.UID)}

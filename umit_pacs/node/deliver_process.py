@@ -1,4 +1,4 @@
-"""The deliver process: sends results and has them confirmed, at the pace of peers that may be slow or away."""
+"""The deliver process: sends results and fetches earlier studies, at the pace of peers that may be slow or away."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from umit_pacs.settings import Settings
 
 
 def run_deliver(settings: Settings, *, supervisor: Connection | None = None) -> None:
-    """Run the sender of results until it is told to stop."""
+    """Run what talks to archives until it is told to stop."""
     life = Lifecycle.begin(settings, "deliver", supervisor)
-    with running_workflows(settings, life, Stage.RETURN):
+    with running_workflows(settings, life, Stage.RETURN, Stage.PRIOR):
         life.ready()
         life.stop.wait()

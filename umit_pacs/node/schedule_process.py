@@ -18,6 +18,7 @@ from umit_pacs.hl7_network.listener import listening
 from umit_pacs.node.lifecycle import Lifecycle
 from umit_pacs.node.workflows import running_workflows
 from umit_pacs.pipeline import asker, assemble, sweep
+from umit_pacs.prior_path import forget_unused_priors
 from umit_pacs.settings import Settings
 from umit_pacs.steps.ask import take_questions
 from umit_pacs.steps.assemble import CountInstances
@@ -51,6 +52,7 @@ def run_schedule(settings: Settings, *, supervisor: Connection | None = None) ->
             lambda: sweep(tools): SWEEP_INTERVAL_S,
             lambda: take_over_silent_workers(tools): TAKE_OVER_INTERVAL_S,
             lambda: forget_finished_work(tools): RETENTION_INTERVAL_S,
+            lambda: forget_unused_priors(tools): RETENTION_INTERVAL_S,
             lambda: look_at_reports(tools): FEEDBACK_INTERVAL_S,
             lambda: look_at_questions(tools): QUESTIONS_INTERVAL_S,
         }

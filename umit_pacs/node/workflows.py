@@ -61,12 +61,11 @@ class StudiesInHand:
 def running_workflows(
     settings: Settings,
     life: Lifecycle,
-    stage: Stage,
-    *,
+    *stages: Stage,
     engine_for: Callable[[str, Priority], AbstractContextManager[Engine]] | None = None,
     watchdog: Watchdog | None = None,
 ) -> Iterator[Tools]:
-    """Run the workflows of one stage in this process until the block ends, then let the studies in hand end.
+    """Run the workflows of these stages in this process until the block ends, then let the studies in hand end.
 
     Those that do not end within `shutdown_grace_s` go back into their queue. Leaving the block ends the process, with
     status 1 and the traceback in the log when an exception left it.
@@ -93,7 +92,7 @@ def running_workflows(
     if engine_for is not None:
         keep_one_ready(settings.model)
     in_hand_at_most = settings.serve.studies_in_hand
-    stop_taking = launch(settings.workflow_url, tools.worker, [stage], wake_ups, studies_in_hand=in_hand_at_most)
+    stop_taking = launch(settings.workflow_url, tools.worker, stages, wake_ups, studies_in_hand=in_hand_at_most)
     try:
         try:
             yield tools

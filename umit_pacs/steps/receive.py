@@ -30,12 +30,14 @@ from umit_pacs.dicom_network.services import Admission, IncomingDataSet, StoreAn
 from umit_pacs.dicom_network.statuses import Refusal, Status
 from umit_pacs.errors import StoreFull
 from umit_pacs.handoffs import InstanceUID, SeriesUID, StoredInstance, StudyUID
+from umit_pacs.prior_files import IncomingPrior
 from umit_pacs.settings import Settings
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.deliveries import record_commitment_event
 from umit_pacs.store.files import PayloadFiles, instance_path, is_valid_uid, quarantine_path
 from umit_pacs.store.instances import Quarantined, digests_of
 from umit_pacs.store.peers import Peer, peers
+from umit_pacs.store.priors import prior_studies_in_use
 from umit_pacs.store.recorder import OTHER_BYTES, Recorder
 
 log = logging.getLogger(__name__)
@@ -96,7 +98,8 @@ class _Services:
         self._catalogue = catalogue
         self._files = files
         self._recorder = recorder
-        self._doorkeeper = Doorkeeper(settings.listener.ae_title)
+        self._priors = settings.priors
+        self._doorkeeper = Doorkeeper(settings.listener.ae_title, settings.priors.ae_title)
         self._peers: tuple[Peer, ...] = ()
         self._peers_read_at = -_PEERS_AGE_S
         self._peers_lock = threading.Lock()
@@ -108,6 +111,9 @@ class _Services:
         self._recorder.require_room()
         if self._files.free_bytes() < self._minimum_free_bytes:
             raise StoreFull
+        if request.called_ae_title == self._priors.ae_title:
+            maximum_bytes = self._priors.maximum_bytes
+            return IncomingPrior(request, self._files, self._is_prior_wanted, maximum_bytes=maximum_bytes)
         return _ReceivedDataSet(request, self._files, self._recorder)
 
     def on_commitment_report(self, event_information: bytes, transfer_syntax_uid: str) -> None:
@@ -117,6 +123,9 @@ class _Services:
             raise Refusal(Status.NO_SUCH_INSTANCE, "unknown_transaction")
         fields = {"committed": len(report.committed), "failed": len(report.failed)}
         log.info("commitment_reported", extra=fields)
+
+    def _is_prior_wanted(self, study_instance_uid: str) -> bool:
+        return study_instance_uid in prior_studies_in_use(self._catalogue, wanted_only=True)
 
     def _current_peers(self) -> tuple[Peer, ...]:
         with self._peers_lock:

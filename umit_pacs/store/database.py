@@ -36,7 +36,11 @@ from umit_pacs.errors import (
     StoreFull,
     UmitPacsError,
 )
-from umit_pacs.store import feedback_tables, question_tables  # noqa: F401 (their tables belong to the metadata of all)
+from umit_pacs.store import (  # noqa: F401 (their tables belong to the metadata of all)
+    feedback_tables,
+    prior_tables,
+    question_tables,
+)
 from umit_pacs.store.tables import Table
 
 #: how long a writer waits for another one.

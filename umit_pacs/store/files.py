@@ -55,11 +55,24 @@ def instance_path(study_instance_uid: str, sop_instance_uid: str) -> str:
     The first folder, two hex digits of a hash, keeps the listing of `instances/` short.
     Raises ValueError unless both are UIDs by PS3.5 9.1.
     """
-    for uid in (study_instance_uid, sop_instance_uid):
-        if not is_valid_uid(uid):
-            raise ValueError("not a UID by PS3.5 9.1")
+    _require_uids(study_instance_uid, sop_instance_uid)
     spread = hashlib.sha256(study_instance_uid.encode("ascii")).hexdigest()[:2]
     return f"instances/{spread}/{study_instance_uid}/{sop_instance_uid}.dcm"
+
+
+def prior_path(study_instance_uid: str, sop_instance_uid: str) -> str:
+    """Where an instance of an earlier study lives below the store's folder until it was read.
+
+    Raises ValueError unless both are UIDs by PS3.5 9.1.
+    """
+    _require_uids(study_instance_uid, sop_instance_uid)
+    return f"priors/{study_instance_uid}/{sop_instance_uid}.dcm"
+
+
+def _require_uids(*uids: str) -> None:
+    for uid in uids:
+        if not is_valid_uid(uid):
+            raise ValueError("not a UID by PS3.5 9.1")
 
 
 def quarantine_path(sha256: str) -> str:
@@ -98,6 +111,10 @@ class PayloadFiles:
     @property
     def quarantine_folder(self) -> Path:
         return self.root / "quarantine"
+
+    @property
+    def priors_folder(self) -> Path:
+        return self.root / "priors"
 
     @property
     def incoming_folder(self) -> Path:

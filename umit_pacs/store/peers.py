@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import delete, select
 
+from umit_pacs.prior_studies import PriorBy
 from umit_pacs.settings import is_this_machine
 from umit_pacs.states import PeerKind, RetireBy
 from umit_pacs.store.database import Catalogue, upsert
@@ -43,6 +44,8 @@ class Peer:
     url: str = ""
     #: certificate authority of a reporting system's certificate; "": the system's.
     ca_file: str = ""
+    #: whether it is asked for earlier studies of a patient, and how it hands them over.
+    priors_by: PriorBy = PriorBy.NO
 
     def __post_init__(self) -> None:
         is_titled = bool(self.url) or 1 <= len(self.ae_title) <= 16
@@ -135,4 +138,5 @@ def _peer(row: PeerRow) -> Peer:
         profile=row.profile,
         url=row.url,
         ca_file=row.ca_file,
+        priors_by=row.priors_by,
     )

@@ -29,6 +29,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from umit_pacs.faults import FaultOutcome, GuardCheck
 from umit_pacs.handoffs import CompletionReason, ObjectKind
+from umit_pacs.prior_studies import PriorBy
 from umit_pacs.states import DeliveryState, InputSetState, RetireBy
 
 
@@ -105,6 +106,7 @@ class Table(DeclarativeBase):
         DeliveryState: word(DeliveryState, "state"),
         ObjectKind: word(ObjectKind, "kind"),
         RetireBy: word(RetireBy, "retire_by"),
+        PriorBy: word(PriorBy, "priors_by"),
         GuardCheck: word(GuardCheck, "guard_check"),
         FaultOutcome: word(FaultOutcome, "outcome"),
     }
@@ -372,6 +374,9 @@ class PeerRow(Table):
     profile: Mapped[Name] = mapped_column(comment="its own output profile; empty: the rule's")
     url: Mapped[Path] = mapped_column(comment="address of a reporting system; empty: a DICOM application entity")
     ca_file: Mapped[Path] = mapped_column(comment="certificate authority of a reporting system; empty: the system's")
+    priors_by: Mapped[PriorBy] = mapped_column(
+        comment="whether it is asked for earlier studies, and how it hands them over"
+    )
 
     __table_args__ = (CheckConstraint("port BETWEEN 0 AND 65535", name="port"),)
 

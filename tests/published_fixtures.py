@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.tiny_checkpoint import MERGE, PATCH_PX
-from umit_pacs.umit_model.families import FAMILIES, empty_network, family_of
+from umit_pacs.umit_model.families import FAMILIES
 from umit_pacs.umit_model.processor import CHAT_TEMPLATE
 
 #: as UMIT's repositories are named, and the adapter of the tiny checkpoint that stands in for each
@@ -199,85 +199,3 @@ def _write_preprocessor(source: Path, target: Path, *, patch_px: int = PATCH_PX)
         "image_processor_type": "Qwen2VLImageProcessor",
     }
     (target / "preprocessor_config.json").write_text(json.dumps(flat))
-
-
-# --- the 2 B shape -----------------------------------------------------------------------------------------------
-
-#: Qwen2-VL-2B-Instruct's config.json; token ids and vocabulary entries are set to the tokenizer's
-CONFIG_2B = {
-    "architectures": ["Qwen2VLForConditionalGeneration"],
-    "attention_dropout": 0.0,
-    "hidden_act": "silu",
-    "hidden_size": 1536,
-    "initializer_range": 0.02,
-    "intermediate_size": 8960,
-    "max_position_embeddings": 32768,
-    "max_window_layers": 28,
-    "model_type": "qwen2_vl",
-    "num_attention_heads": 12,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-06,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    "rope_theta": 1000000.0,
-    "sliding_window": 32768,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-    "transformers_version": "4.41.2",
-    "use_cache": True,
-    "use_sliding_window": False,
-    "vision_config": {
-        "depth": 32,
-        "embed_dim": 1280,
-        "hidden_size": 1536,
-        "in_chans": 3,
-        "mlp_ratio": 4,
-        "num_heads": 16,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "spatial_patch_size": 14,
-        "temporal_patch_size": 2,
-    },
-    "vocab_size": 151936,
-}
-
-
-def write_umit_folder_2b(tiny: Path, target: Path) -> None:
-    """UMIT's repositories in the old layout with the shape of Qwen2-VL-2B whole: random bfloat16, in two shards."""
-    base = target / "UMIT-B"
-    write_base(tiny / "base", base)
-    (base / "model.safetensors").unlink()
-    own = json.loads((base / "config.json").read_text())
-    ids = {name: value for name, value in own.items() if name.endswith("_token_id")}
-    (base / "config.json").write_text(json.dumps(CONFIG_2B | ids))
-    network = empty_network(base, family_of(base))
-    shapes = {_old_name(name): value.shape for name, value in network.state_dict().items() if "lm_head" not in name}
-    weight_map = {}
-    generator = torch.Generator().manual_seed(0)
-    for shard, keys in enumerate((sorted(shapes)[::2], sorted(shapes)[1::2])):
-        name = f"model-{shard + 1:05}-of-00002.safetensors"
-        state = {
-            key: torch.empty(shapes[key], dtype=torch.bfloat16).normal_(0, 0.02, generator=generator) for key in keys
-        }
-        save_file(state, base / name, {"format": "pt"})
-        weight_map |= dict.fromkeys(keys, name)
-    (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    for folder in TASK_FOLDERS:
-        _write_random_adapter(network, target / folder)
-
-
-def _write_random_adapter(network, target: Path, *, rank: int = 8) -> None:
-    target.mkdir(parents=True)
-    state = {}
-    for name, module in network.named_modules():
-        if "language_model.layers." in name and isinstance(module, torch.nn.Linear):
-            old = _PREFIX + name.replace("model.language_model.", "model.")
-            for part, shape in (("A", (rank, module.in_features)), ("B", (module.out_features, rank))):
-                state[f"{old}.lora_{part}.weight"] = torch.randn(shape) * 0.01
-    save_file(state, target / "adapter_model.safetensors", {"format": "pt"})
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 32, "target_modules": MS_SWIFT_TARGETS}
-    (target / "adapter_config.json").write_text(json.dumps(config | {"task_type": "CAUSAL_LM", "bias": "none"}))
-
-
-def _old_name(name: str) -> str:
-    return name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")

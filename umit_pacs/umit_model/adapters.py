@@ -211,7 +211,7 @@ def _assert_fits(model: PeftModel, name: str, state: Mapping[str, Tensor], path:
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise CheckpointInvalid(f"{path}: {key} is {found.get(key)}, the model has {expected.get(key)}")
-    if _largest_change(state) == 0.0:
+    if not _changes_something(state):
         raise CheckpointInvalid(f"{path}: the adapter changes nothing")
 
 
@@ -221,10 +221,10 @@ def _load(model: PeftModel, name: str, state: dict[str, Tensor], path: Path) -> 
         raise CheckpointInvalid(f"{path}: {loaded.unexpected_keys[0]} was not taken")
 
 
-def _largest_change(state: Mapping[str, Tensor]) -> float:
-    """max |B A| over all layers."""
-    return max(
-        float((state[key.replace(".lora_A.", ".lora_B.")].float() @ value.float()).abs().max())
+def _changes_something(state: Mapping[str, Tensor]) -> bool:
+    """Whether B A is other than 0 in some layer: mostly in the first, and a product may have 68 million numbers."""
+    return any(
+        bool((state[key.replace(".lora_A.", ".lora_B.")].float() @ value.float()).any())
         for key, value in state.items()
         if ".lora_A." in key
     )

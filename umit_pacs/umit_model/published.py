@@ -133,20 +133,21 @@ def _read_model(folder: Path) -> _Model:
 
 
 def _make(plan: _Plan, source: Path, profile: ImportProfile, target: Path) -> Manifest:
+    # What may be refused comes before gigabytes are copied.
+    for folder, adapter in plan.adapters.items():
+        assert_adapter_files(source / folder)
+        assert_downloaded_whole(source / folder)
+        rewrite_adapter(source / folder, target / ADAPTERS_FOLDER / adapter, plan.model.network)
     base = target / BASE_FOLDER
-    for path in (*weight_files(plan.model.folder), plan.model.folder / INDEX_FILE):
-        if path.is_file():
-            copy_durably(path, base / path.name)
     write_processor_files(
         plan.model.folder,
         base,
         fallback=source / profile.base,
         pixels=(profile.minimum_pixels, profile.maximum_pixels),
     )
-    for folder, adapter in plan.adapters.items():
-        assert_adapter_files(source / folder)
-        assert_downloaded_whole(source / folder)
-        rewrite_adapter(source / folder, target / ADAPTERS_FOLDER / adapter, plan.model.network)
+    for path in (*weight_files(plan.model.folder), plan.model.folder / INDEX_FILE):
+        if path.is_file():
+            copy_durably(path, base / path.name)
     return write_manifest(target, _manifest(plan, profile))
 
 

@@ -64,7 +64,7 @@ class CatalogueBusy(RetryLater):
 
 
 class CatalogueUnavailable(RetryLater):
-    """The catalogue's server does not answer."""
+    """The catalogue's server, which store.catalogue_url names, does not answer."""
 
 
 class LeaseLost(RetryLater):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from umit_pacs.errors import InvalidConfiguration
@@ -137,7 +138,9 @@ class ModelSettings(Section):
     answer_timeout_s: float = Field(
         300.0, gt=0, description="The watchdog ends the worker when one study takes longer; waiting does not count."
     )
-    maximum_batch: int = Field(32, ge=1, description="Orders answered in one batch; halved when memory runs out.")
+    maximum_batch: int = Field(
+        96, ge=1, description="Orders answered in one batch; halved when memory runs out. Holds four radiographs."
+    )
     image_pixel_budget: int = Field(64 * 1024**2, ge=1, description="Most pixels of one frame that are decoded.")
     study_pixel_budget: int = Field(2 * 1024**3, ge=1, description="Most pixels of one study that are decoded.")
     decode_timeout_s: float = Field(120.0, gt=0, description="Longest time for decoding one series.")
@@ -322,8 +325,12 @@ def load_settings(path: Path | None) -> Settings:
     try:
         settings = Settings(**content)
     except ValidationError as exc:
-        lines = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in exc.errors()]
+        lines = [f"{'.'.join(map(str, error['loc']))}: {_what_is_wrong(error)}" for error in exc.errors()]
         raise InvalidConfiguration(f"{path or 'environment'}: " + "; ".join(lines)) from exc
     base = path.resolve().parent if path is not None else Path.cwd()
     store = settings.store.model_copy(update={"folder": (base / settings.store.folder).resolve()})
     return settings.model_copy(update={"store": store})
+
+
+def _what_is_wrong(error: ErrorDetails) -> str:
+    return "there is no such setting" if error["type"] == "extra_forbidden" else error["msg"]

@@ -140,6 +140,13 @@ def history(node, tmp_path):
     ]
 
 
+def test_a_file_that_is_not_there_is_named_and_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidConfiguration, match=r"absent\.toml cannot be read: No such file"):
+        rules_commands.publish(tmp_path / "absent.toml")
+    assert not list(tmp_path.iterdir())
+
+
 def test_published_rules_come_back_as_they_were(run, write):
     assert facts_of(run("publish", write(MR_RULE), "--comment", "first", "--author", "admin", "--json")) == {
         "version": 1

@@ -43,6 +43,7 @@ from tests.receive_fixtures import (
 from umit_pacs.dicom_network.pdus import HEADER, p_data
 from umit_pacs.dicom_network.statuses import Status
 from umit_pacs.dicom_network.supported_classes import STORAGE_TRANSFER_SYNTAXES
+from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.store import files as files_module
 from umit_pacs.store.instances import count_recorded, instances_of_study, quarantined_of_study
 from umit_pacs.store.peers import add_peer, remove_peer
@@ -367,6 +368,13 @@ def test_a_peer_is_judged_anew_when_an_administrator_changes_it(tmp_path: Path) 
 
 
 # --- no room -----------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken_is_named_with_the_way_out(tmp_path: Path) -> None:
+    with running_receiver(tmp_path / "a") as node, pytest.raises(InvalidConfiguration, match="change listener") as said:
+        with running_receiver(tmp_path / "b", port=node.port):
+            pass
+    assert f"127.0.0.1:{node.port}" in said.value.detail
 
 
 def test_below_the_watermark_nothing_is_taken(tmp_path: Path) -> None:

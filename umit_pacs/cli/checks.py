@@ -78,7 +78,9 @@ def check_store(settings: Settings) -> Iterator[Finding]:
     """Atomic rename, fsync and free space of the payload folder."""
     folder = settings.store.folder
     if not folder.is_dir():
-        yield Finding(check="store", is_ok=False, detail=f"{folder} is no folder", way_out="Run `umit-pacs init`.")
+        yield Finding(
+            check="store", is_ok=False, detail=f"{folder} is no folder", way_out="`umit-pacs serve` makes it."
+        )
         return
     duration_s = _write_durably(folder)
     yield Finding(

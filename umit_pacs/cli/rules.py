@@ -176,8 +176,8 @@ def publish(
     from umit_pacs.store.rules import publish_rules
 
     settings = settings_from(config)
-    migrate(settings.catalogue_url)
     text = read_rules(file)
+    migrate(settings.catalogue_url)
     rules = parse_rules(text, known_names(settings), source=str(file))
     with opened(settings) as catalogue:
         version = publish_rules(catalogue, text, author or getpass.getuser(), comment)

@@ -55,7 +55,9 @@ class Listener:
             self._door = Door(self._settings, self._on_request)
         except OSError as exc:
             address = f"{self._settings.host}:{self._settings.port}"
-            raise InvalidConfiguration(f"cannot listen on {address}: {exc.strerror}") from exc
+            raise InvalidConfiguration(
+                f"cannot listen on {address}: {exc.strerror}; change listener.host or listener.port, or free it"
+            ) from exc
         self._door.open()
         log.info("listening", extra={"host": self._settings.host, "port": self._door.port})
 

@@ -44,8 +44,10 @@ def read_rules(path: Path) -> str:
     """The text of a rules file. Raises InvalidConfiguration when it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidConfiguration(f"{path}: {exc}") from exc
+    except OSError as exc:
+        raise InvalidConfiguration(f"{path} cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidConfiguration(f"{path} is not UTF-8") from exc
 
 
 def default_rules_text(language: Language = Language.ENGLISH) -> str:

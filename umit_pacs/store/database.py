@@ -90,7 +90,9 @@ def open_catalogue(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Catal
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
-        raise InvalidConfiguration("there is no catalogue yet; start the node to make it")
+        raise InvalidConfiguration(
+            f"there is no catalogue yet at {parsed.database}; `umit-pacs init` or `serve` makes it; or name a --config"
+        )
     engine = _engine(url, busy_timeout_s)
     try:
         with translated_errors(), engine.connect() as connection:
@@ -183,7 +185,7 @@ def _sqlite_translation(error: sqlite3.Error) -> UmitPacsError | None:
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
         return InvalidConfiguration("the catalogue's file cannot be opened for writing")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR")):
-        return CatalogueDamaged(f"the catalogue's file cannot be used ({name})")
+        return CatalogueDamaged(f"the catalogue's file cannot be used ({name}); put its backup in its place")
     if "no such table" in str(error):
         return InvalidConfiguration("the catalogue was not migrated; start the node to migrate it")
     return None

@@ -108,7 +108,7 @@ def test_a_database_that_is_not_there_is_a_wrong_configuration(postgresql_server
 
 def test_opening_makes_no_file(tmp_path):
     path = tmp_path / "catalogue.sqlite"
-    with pytest.raises(InvalidConfiguration, match="no catalogue yet"):
+    with pytest.raises(InvalidConfiguration, match=f"no catalogue yet at {path}; `umit-pacs init`"):
         open_catalogue(f"sqlite:///{path}")
     assert not path.exists()
 

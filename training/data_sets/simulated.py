@@ -1,7 +1,7 @@
 """Simulated studies of the bank as samples: every question in both languages, with the whole truth.
 
-Pixels are written as the checkpoint is shown them, so nothing changes when they are prepared again. Of the held-out
-patients the even ones make the split validation and the odd ones test, as in `training.held_out`.
+Pixels are written as the checkpoint is shown them, and the samples say so, so nothing changes when they are prepared.
+Of the held-out patients the even ones make the split validation and the odd ones test, as in `training.held_out`.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def _rows(kind: StudyKind, split: Split, name: str, study: Study) -> Iterator[Ro
                     split=split,
                     images=() if is_volume else (path,),
                     volume=(path,) if is_volume else (),
+                    is_display_grey=True,
                     modality=study.truth.modality,
                     template=study.truth.template,
                     task=task,

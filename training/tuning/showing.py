@@ -45,6 +45,7 @@ class Viewer:
             series=SERIES,
             modality=sample.modality,
             spacing_row_col_mm=(spacing[1], spacing[0]) if spacing else None,
+            is_display_grey=sample.is_display_grey,
         )
         if series.volume is not None:
             images, to_source = list(series.volume.voxels), series.volume.to_source

@@ -50,7 +50,8 @@ def together(folder: Path, samples: Iterable[Sample]) -> list[ShownTogether]:
     """The samples of one file by their pixels, in the order in which these come first."""
     found: dict[tuple[object, ...], list[Sample]] = {}
     for sample in samples:
-        found.setdefault((sample.paths, sample.modality, sample.spacing_mm), []).append(sample)
+        pixels = (sample.paths, sample.is_display_grey, sample.modality, sample.spacing_mm)
+        found.setdefault(pixels, []).append(sample)
     return [ShownTogether(folder=folder, samples=tuple(each)) for each in found.values()]
 
 
@@ -113,6 +114,7 @@ def prepare(shown: ShownTogether, requirements: ImageRequirements) -> PreparedSe
         series=SERIES,
         modality=sample.modality,
         spacing_row_col_mm=(spacing[1], spacing[0]) if spacing else None,
+        is_display_grey=sample.is_display_grey,
     )
 
 

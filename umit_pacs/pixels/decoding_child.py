@@ -24,7 +24,7 @@ from pydicom.dataset import Dataset
 from umit_pacs.errors import PixelBudgetExceeded, StudyUnusable, UndecodablePixels
 from umit_pacs.pixels.attributes import text, value
 from umit_pacs.pixels.decoding import stored_frames
-from umit_pacs.pixels.grey import SAMPLE_PIXELS, GreyMapping, thin_out
+from umit_pacs.pixels.grey import SAMPLE_PIXELS, SAMPLED_SLICES, GreyMapping, sampled_slices, thin_out
 from umit_pacs.pixels.presentation import (
     FramePresentation,
     frame_presentation,
@@ -34,9 +34,6 @@ from umit_pacs.pixels.presentation import (
 )
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
 from umit_pacs.pixels.resample import fit_image
-
-#: Frames whose values decide the mapping of a whole stack, evenly taken.
-SAMPLED_FRAMES = 9
 
 Job = dict[str, Any]
 Answer = tuple[dict[str, Any], bytes]
@@ -152,8 +149,7 @@ def _by_table(
 
 def _common_mapping(job: Job, grey: GreyRecipe, decoded: dict[int, tuple[Dataset, NDArray[Any]]]) -> GreyMapping | None:
     """One mapping for all frames of a stack: the header's is that of the middle frame."""
-    count = len(job["frames"])
-    indices = sorted({round(position) for position in np.linspace(0, count - 1, min(SAMPLED_FRAMES, count))})
+    indices = sampled_slices(len(job["frames"]))
     samples: list[NDArray[Any]] = []
     middle: tuple[FramePresentation, bool] | None = None
     for index, header, stored in _decode(job, indices, {}):
@@ -161,7 +157,7 @@ def _common_mapping(job: Job, grey: GreyRecipe, decoded: dict[int, tuple[Dataset
         if _is_colour(header, stored):
             return None
         presentation = _presentation(job["frames"][index], header, grey)
-        samples.append(presentation.sample(thin_out(stored, SAMPLE_PIXELS // SAMPLED_FRAMES)))
+        samples.append(presentation.sample(thin_out(stored, SAMPLE_PIXELS // SAMPLED_SLICES)))
         if middle is None or index == indices[len(indices) // 2]:
             middle = presentation, bool(np.issubdtype(stored.dtype, np.integer))
     if middle is None:

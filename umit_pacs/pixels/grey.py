@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe
 
-#: Percentiles are taken over at most this many pixels.
+#: Percentiles are taken over at most this many pixels, of a stack from at most this many of its slices.
 SAMPLE_PIXELS = 1_000_000
+SAMPLED_SLICES = 9
 #: A header window that leaves fewer grey levels than this between percentiles 1 and 99 shows nothing.
 USEFUL_GREY_LEVELS = 16
 
@@ -105,11 +106,22 @@ def recipe_mapping(recipe: GreyRecipe, sample: NDArray[Any]) -> GreyMapping:
 
 
 def grey_of_values(values: NDArray[Any], recipe: GreyRecipe) -> NDArray[np.uint8]:
-    """Render modality values (an image or a stack, any shape) by a recipe: what training calls.
+    """Render modality values, (H, W) or a stack (D, H, W), by a recipe: what training calls.
 
-    SUV expects standardised uptake values; HEADER takes the percentiles, since an array has no header.
+    The same as for DICOM: the percentiles of a stack are those of the slices that stand for it. SUV expects
+    standardised uptake values; HEADER takes the percentiles, since an array has no header.
     """
-    return recipe_mapping(recipe, thin_out(values)).apply(values)
+    if values.ndim == 3:
+        slices = [values[index] for index in sampled_slices(len(values))]
+        sample = np.concatenate([thin_out(each, SAMPLE_PIXELS // SAMPLED_SLICES) for each in slices])
+    else:
+        sample = thin_out(values)
+    return recipe_mapping(recipe, sample).apply(values)
+
+
+def sampled_slices(count: int) -> list[int]:
+    """Indices of the slices that stand for a stack of `count`, evenly taken, the first and the last among them."""
+    return sorted({round(position) for position in np.linspace(0, count - 1, min(SAMPLED_SLICES, count))})
 
 
 def is_useful(mapping: GreyMapping, sample: NDArray[Any]) -> bool:

@@ -3,7 +3,9 @@
 Grey values and sizes go through `grey` and `resample` as those of a DICOM series do. A picture of 8 bits, and a stack
 of bytes, is display grey already, and so is the luminance of a colour picture: a window or SUV does not apply to it,
 and it is shown as it stands. Percentiles apply to single channel pictures, as they do to DICOM images without a useful
-window. Everything else (16-bit pictures, arrays of other numbers) is modality values and is rendered by the recipe.
+window, unless the pixels are said to be the display grey that a model was shown: taken of bytes, or after slices were
+averaged, percentiles are others. Everything else (16-bit pictures, arrays of other numbers) is modality values and is
+rendered by the recipe.
 """
 
 from __future__ import annotations
@@ -96,20 +98,34 @@ def prepare_pictures(
     series: SeriesUID,
     modality: str,
     spacing_row_col_mm: tuple[float, float] | None = None,
+    is_display_grey: bool = False,
 ) -> PreparedSeries:
     """Pictures, or a volume, as the engine takes a series; `to_source` leads to the stored pixels or voxels.
 
-    requirements: of images where there are `images`, of a volume where there is one.
+    requirements: of images where there are `images`, of a volume where there is one. is_display_grey: bytes to be shown
+    as they are, whatever the recipe.
     Raises UndecodablePixels or PixelBudgetExceeded.
     """
     row_to_column = 1.0 if spacing_row_col_mm is None else spacing_row_col_mm[0] / spacing_row_col_mm[1]
     if volume:
-        prepared_volume = _prepare_volume(read_stack(volume), requirements, row_to_column, series, modality)
+        grey, recipe = displayed(read_stack(volume), requirements.grey, is_display_grey=is_display_grey)
+        voxels, to_source = fit_volume(grey, requirements, row_to_column_spacing=row_to_column)
+        prepared_volume = PreparedVolume(
+            voxels=voxels,
+            sources=tuple(_reference(series, number, *grey.shape[1:]) for number in range(1, len(grey) + 1)),
+            to_source=to_source,
+            source_to_patient_mm=np.eye(4),
+            modality=modality,
+            grey_recipe=recipe,
+        )
         return PreparedSeries(series_instance_uid=series, volume=prepared_volume)
     prepared = []
     for number, path in enumerate(images, 1):
         values = read_picture(path)
-        grey, recipe = (_luminance(values), "luminance") if values.ndim == 3 else displayed(values, requirements.grey)
+        if values.ndim == 3:
+            grey, recipe = _luminance(values), "luminance"
+        else:
+            grey, recipe = displayed(values, requirements.grey, is_display_grey=is_display_grey)
         pixels, to_source = fit_image(grey, requirements, row_to_column_spacing=row_to_column)
         prepared.append(
             PreparedImage(
@@ -125,25 +141,16 @@ def prepare_pictures(
     return PreparedSeries(series_instance_uid=series, images=tuple(prepared))
 
 
-def _prepare_volume(
-    values: NDArray[Any], requirements: ImageRequirements, row_to_column: float, series: SeriesUID, modality: str
-) -> PreparedVolume:
-    grey, recipe = displayed(values, requirements.grey)
-    voxels, to_source = fit_volume(grey, requirements, row_to_column_spacing=row_to_column)
-    count, rows, columns = values.shape
-    return PreparedVolume(
-        voxels=voxels,
-        sources=tuple(_reference(series, number + 1, rows, columns) for number in range(count)),
-        to_source=to_source,
-        source_to_patient_mm=np.eye(4),
-        modality=modality,
-        grey_recipe=recipe,
-    )
+def displayed(
+    values: NDArray[Any], recipe: GreyRecipe, *, is_display_grey: bool = False
+) -> tuple[NDArray[np.uint8], str]:
+    """Display grey of a single-channel picture or stack by the rules above, and how it was made.
 
-
-def displayed(values: NDArray[Any], recipe: GreyRecipe) -> tuple[NDArray[np.uint8], str]:
-    """Display grey of a single-channel picture or stack by the rules above, and how it was made."""
-    if values.dtype == np.uint8 and recipe.kind is not GreyKind.PERCENTILES:
+    Raises UndecodablePixels when what is said to be display grey is no bytes.
+    """
+    if is_display_grey and values.dtype != np.uint8:
+        raise UndecodablePixels(f"{values.dtype} is no display grey", reason="no_display_grey")
+    if values.dtype == np.uint8 and (is_display_grey or recipe.kind is not GreyKind.PERCENTILES):
         return values, _DISPLAY_GREY
     return grey_of_values(values, recipe), str(recipe.kind)
 

@@ -82,6 +82,8 @@ class Sample:
     images: tuple[str, ...] = ()
     #: path of one `.npy` file [slice, row, column], or paths of the slices' pictures, feet to head for axial stacks.
     volume: tuple[str, ...] = ()
+    #: the pixels are bytes as a model is to be shown them: no grey mapping is applied to them again.
+    is_display_grey: bool = False
     #: DICOM Modality (CR, DX, CT, MR, PT, US, ...); "" when unknown.
     modality: str = ""
     #: key of the SR template whose words and classes the question uses.

@@ -50,8 +50,9 @@ from umit_pacs.handoffs import (
 from umit_pacs.pixels.frames import frames_of
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.result_objects.composers import COMPOSERS
-from umit_pacs.settings import ComposeSettings
+from umit_pacs.settings import ComposeSettings, ModelSettings
 from umit_pacs.steps.compose import compose, draft_of, pages_of
+from umit_pacs.steps.measure import measure
 from umit_pacs.store.files import PayloadFiles
 from umit_pacs.vocabulary import load_templates
 
@@ -99,6 +100,12 @@ class Run:
             Path(item.relative_path).stem: pydicom.dcmread(self.files.path(item.relative_path))
             for item in self.compose()
         }
+
+
+def measured(run: Run) -> Run:
+    """The run as the node composes it: with what its regions measure."""
+    found = measure(run.input_set, run.findings, run.files, load_templates(), ModelSettings())
+    return replace(run, findings=found)
 
 
 def frames_of_folder(folder: Path) -> tuple[FrameReference, ...]:

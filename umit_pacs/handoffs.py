@@ -262,6 +262,26 @@ class RegionKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """A number that the node took of a region's outline; the model gave none of it."""
+
+    #: key of the SR template's measurement, whose unit it has.
+    key: str
+    value: float
+    #: how the voxels that it is taken of were found.
+    algorithm: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unmeasured:
+    """A measurement of the SR template that could not be taken of a region, and why."""
+
+    key: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Region:
     """A place in the source, found by the model."""
 
@@ -275,6 +295,9 @@ class Region:
     #: patient mm: BOX_3D the two opposite corners of the box in the stack; others (and no geometry) empty.
     corners_mm: tuple[tuple[float, float, float], ...] = ()
     confidence: float | None = None
+    #: what the finding's term lists as measurements: taken, or not and why.
+    measurements: tuple[Measurement, ...] = ()
+    unmeasured: tuple[Unmeasured, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

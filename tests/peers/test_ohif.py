@@ -25,7 +25,7 @@ from tests.phantoms import (
     write_mr_series,
     write_pt_series,
 )
-from tests.result_fixtures import Run, answer, box, chest_pixels, order, point, run_of
+from tests.result_fixtures import Run, answer, box, chest_pixels, measured, order, point, run_of
 from umit_pacs.cli.ohif_server import find_ohif, serving_ohif
 from umit_pacs.cli.viewer import Viewer, open_viewer
 from umit_pacs.handoffs import FrameReference, Language, ObjectKind, ResultObject, Task, TaskResult
@@ -199,7 +199,7 @@ def read_run(folder: Path, truth: Truth, language: Language) -> Run:
             frames = [frame for frame in frames if frame.rows and "1.128" in frame.sop_class_uid]
         return answers(truth, frames, language)
 
-    return run_of(folder, results, language, kinds={"PACS": KINDS})
+    return measured(run_of(folder, results, language, kinds={"PACS": KINDS}))
 
 
 def is_coloured(window: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from tests.result_fixtures import (
     brain_mr_run,
     ct_results,
     ct_run,
+    measured,
     pet_ct_run,
     radiograph_run,
     run_of,
@@ -82,7 +83,7 @@ def composed(tmp_path_factory):
 
     def compose(kind, language):
         if (kind, language) not in made:
-            run = with_every_kind(RUNS[kind](tmp_path_factory.mktemp("study"), language))
+            run = measured(with_every_kind(RUNS[kind](tmp_path_factory.mktemp("study"), language)))
             made[kind, language] = (run, run.compose())
         return made[kind, language]
 
@@ -265,7 +266,14 @@ def printed_by(program, *arguments):
 
 
 @pytest.mark.parametrize(
-    "report", [ObjectKind.BASIC_TEXT_REPORT, ObjectKind.QUALITATIVE_REPORT, ObjectKind.KEY_OBJECTS], ids=str
+    "report",
+    [
+        ObjectKind.BASIC_TEXT_REPORT,
+        ObjectKind.MEASUREMENT_REPORT,
+        ObjectKind.QUALITATIVE_REPORT,
+        ObjectKind.KEY_OBJECTS,
+    ],
+    ids=str,
 )
 def test_the_template_checker_finds_no_error(composed, report):
     (path,) = files_of(composed, "CT", Language.ENGLISH, report)
@@ -277,6 +285,16 @@ def test_the_template_checker_knows_all_but_the_procedure_of_a_radiograph(compos
     (error,) = template_errors(path)
     assert error.endswith(RADIOGRAPHY)
     assert "43468-8" in {code.value for code in codes.cid100.concepts.values()}
+
+
+@pytest.mark.parametrize("kind", ["CT", "enhanced CT", "PET/CT", "brain MR"])
+def test_every_study_with_a_volume_has_measurements_that_the_checkers_saw(composed, kind):
+    run, _ = composed(kind, Language.ENGLISH)
+    (path,) = files_of(composed, kind, Language.ENGLISH, ObjectKind.MEASUREMENT_REPORT)
+    taken = [one for marking in run.draft().markings for one in marking.measured]
+    assert taken
+    told = printed_by("dsrdump", "+Pl", str(path))
+    assert told.count("<contains NUM:") == len(taken)
 
 
 def template_errors(path):

@@ -40,6 +40,7 @@ from umit_pacs.steps.assemble import input_set_of
 from umit_pacs.steps.compose import compose
 from umit_pacs.steps.guard import guard
 from umit_pacs.steps.infer import infer
+from umit_pacs.steps.measure import measure
 from umit_pacs.steps.prepare import prepare
 from umit_pacs.steps.route import route
 from umit_pacs.store.files import PayloadFiles, file_sha256
@@ -195,6 +196,7 @@ def _analyse(
     prepared = prepare(input_set, decision.orders, files, engine.requirements, settings.model)
     on_step(f"Reading {uid}")
     findings = infer(input_set.input_set_id, decision.orders, prepared, engine, templates)
+    findings = measure(input_set, findings, files, templates, settings.model)
     findings = replace(findings, excluded=decision.excluded + findings.excluded)
     on_step(f"Checking the answers about {uid}")
     found = guard(input_set, decision, findings, files, templates, settings.guard, settings.model)

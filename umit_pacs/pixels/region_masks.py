@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from umit_pacs.errors import StudyUnusable
@@ -11,13 +12,26 @@ from umit_pacs.handoffs import Abstention, Region, RegionKind, SeriesUID
 from umit_pacs.lesion_masks import FramePlane, RegionMask, RegionMasks
 from umit_pacs.pixels.decoding_process import DecodingProcess, FrameToDecode
 from umit_pacs.pixels.frames import SourceFrame
-from umit_pacs.pixels.mask_routines import MARGIN, BoxedValues, NoMask, lesion_mask
+from umit_pacs.pixels.mask_routines import MARGIN, ZYX, BoxedValues, NoMask, lesion_mask
 from umit_pacs.pixels.series import OpenedSeries, open_series
 
 #: Modalities whose boxes get a mask.
 MASKED_MODALITIES = frozenset({"CT", "MR", "PT"})
 #: A box whose values are more than so many is not worth an outline; a lung has fewer in a thin-sliced CT.
 MOST_VOXELS = 30_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlined:
+    """One box in a volume, and what of it belongs to what was boxed."""
+
+    region: Region
+    #: None where the series could not be opened.
+    series: OpenedSeries | None
+    #: or why there is none.
+    mask: RegionMask | Abstention
+    #: the values that the mask was made of, in the same window; None without a mask.
+    boxed: BoxedValues | None = None
 
 
 def masks_of_regions(
@@ -27,43 +41,52 @@ def masks_of_regions(
 
     paths: the files of each series.
     """
+    return {one.region: one.mask for one in outlined_regions(regions, paths, decoder)}
+
+
+def outlined_regions(
+    regions: Iterable[Region], paths: Mapping[SeriesUID, Sequence[Path]], decoder: DecodingProcess
+) -> Iterator[Outlined]:
+    """Each box in a CT, MR or PET volume with its mask, series by series; see `masks_of_regions`."""
     boxes: dict[SeriesUID, list[Region]] = {}
     for region in regions:
         if region.kind is RegionKind.BOX_3D and region.frames:
             boxes.setdefault(region.frames[0].series_instance_uid, []).append(region)
-    masks: dict[Region, RegionMask | Abstention] = {}
     for uid, of_series in boxes.items():
         try:
             series = open_series(paths.get(uid, ()))
         except StudyUnusable as exc:
-            masks |= dict.fromkeys(of_series, Abstention(reason=exc.reason, detail=exc.detail))
+            why = Abstention(reason=exc.reason, detail=exc.detail)
+            yield from (Outlined(region=region, series=None, mask=why) for region in of_series)
             continue
         if series.modality in MASKED_MODALITIES:
-            masks |= {region: _mask(region, series, decoder) for region in of_series}
-    return masks
+            yield from (_outlined(region, series, decoder) for region in of_series)
 
 
-def _mask(region: Region, series: OpenedSeries, decoder: DecodingProcess) -> RegionMask | Abstention:
-    geometry = series.geometry
+def _outlined(region: Region, series: OpenedSeries, decoder: DecodingProcess) -> Outlined:
+    geometry, why = series.geometry, None
     if geometry.spacing_row_col_mm is None or geometry.slice_spacing_mm is None:
-        return Abstention(reason=geometry.reason.value if geometry.reason else "no_pixel_spacing")
-    if region.frames[0].frame_of_reference_uid is None:
-        return Abstention(reason="no_frame_of_reference")
-    try:
-        return _mask_in_stack(region, series, geometry.spacing_row_col_mm, geometry.slice_spacing_mm, decoder)
-    except NoMask as exc:
-        return Abstention(reason=exc.reason)
-    except StudyUnusable as exc:
-        return Abstention(reason=exc.reason, detail=exc.detail)
+        why = Abstention(reason=geometry.reason.value if geometry.reason else "no_pixel_spacing")
+    elif region.frames[0].frame_of_reference_uid is None:
+        why = Abstention(reason="no_frame_of_reference")
+    else:
+        spacing_zyx_mm = (geometry.slice_spacing_mm, *geometry.spacing_row_col_mm)
+        try:
+            mask, boxed = _mask_in_stack(region, series, spacing_zyx_mm, decoder)
+            return Outlined(region=region, series=series, mask=mask, boxed=boxed)
+        except NoMask as exc:
+            why = Abstention(reason=exc.reason)
+        except StudyUnusable as exc:
+            why = Abstention(reason=exc.reason, detail=exc.detail)
+    return Outlined(region=region, series=series, mask=why)
 
 
 def _mask_in_stack(
     region: Region,
     series: OpenedSeries,
-    spacing_row_col_mm: tuple[float, float],
-    slice_spacing_mm: float,
+    spacing_zyx_mm: ZYX,
     decoder: DecodingProcess,
-) -> RegionMask:
+) -> tuple[RegionMask, BoxedValues]:
     stack = series.geometry.frames
     first, last = _spanned(region, stack)
     (left, top), (right, bottom) = region.points_xy_px
@@ -86,18 +109,19 @@ def _mask_in_stack(
         values=decoder.values(to_decode, (*window[1], *window[2])),
         low_zyx=_moved(low, starts),
         high_zyx=_moved(high, starts),
-        spacing_zyx_mm=(slice_spacing_mm, *spacing_row_col_mm),
+        spacing_zyx_mm=spacing_zyx_mm,
     )
     voxels, algorithm = lesion_mask(boxed, series.modality)
-    return RegionMask(
+    mask = RegionMask(
         region=region,
         voxels=voxels,
         first_row_column=(starts[1], starts[2]),
         planes=tuple(_plane(frame) for frame in frames),
-        spacing_row_col_mm=spacing_row_col_mm,
-        slice_spacing_mm=slice_spacing_mm,
+        spacing_row_col_mm=spacing_zyx_mm[1:],
+        slice_spacing_mm=spacing_zyx_mm[0],
         algorithm=algorithm,
     )
+    return mask, boxed
 
 
 def _spanned(region: Region, stack: Sequence[SourceFrame]) -> tuple[int, int]:

@@ -75,6 +75,7 @@ def _answer_lines(series: ReadSeries, source: SourceStudy, words: Words) -> Iter
     for read in answered:
         if read not in landmarks:
             yield _answer_line(read, source, words)
+            yield from _measured_lines(read, words)
     yield from _landmark_lines(landmarks, source, words)
 
 
@@ -87,6 +88,16 @@ def _answer_line(read: ReadResult, source: SourceStudy, words: Words) -> DraftLi
         origin=LineOrigin.MODEL_TEXT if is_open else LineOrigin.STRUCTURED,
         frames=_evidence(read),
     )
+
+
+def _measured_lines(read: ReadResult, words: Words) -> Iterator[DraftLine]:
+    """What was measured of each region, apart from what the model said."""
+    for marking in read.markings:
+        if marking.measured:
+            listed = words("findings.separator").join(each.text for each in marking.measured)
+            region = words("findings.region", number=marking.number)
+            text = words("findings.measured", region=region, name=marking.name, listed=listed)
+            yield DraftLine(text=capitalised(text), origin=LineOrigin.STRUCTURED, frames=(marking.key_frame,))
 
 
 def _landmark_lines(landmarks: list[ReadResult], source: SourceStudy, words: Words) -> Iterator[DraftLine]:

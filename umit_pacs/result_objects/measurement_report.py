@@ -1,8 +1,9 @@
 """The marked regions: Comprehensive 3D SR after TID 1500, one measurement group for each region.
 
-OHIF draws and hydrates a group of TID 1410 that has its region as SCOORD and no NUM directly below, and goes black over
-a group without a region. So nothing without a region is written here, a document without regions does not exist, and
-the confidence stands one level deeper, as a property of the finding.
+OHIF draws and hydrates a group of TID 1410 that has its region as SCOORD, below each NUM of the group as well, and goes
+black over a group without a region. So nothing without a region is written here, a document without regions does not
+exist, and the confidence stands one level deeper, as a property of the finding. What was measured is measured of the
+outline, not of the rectangle that is drawn; the segment with the group's tracking UID holds that outline.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
+from umit_pacs import __version__
 from umit_pacs.errors import ResultInvalid
 from umit_pacs.handoffs import FrameReference, Language, ObjectKind, RegionKind
-from umit_pacs.result_objects.draft import Draft, Marking
+from umit_pacs.result_objects.draft import Draft, Marking, Measured
 from umit_pacs.result_objects.picture import label_of
 from umit_pacs.result_objects.provenance import (
     Provenance,
@@ -34,6 +36,7 @@ from umit_pacs.result_objects.provenance import (
     observation_context,
 )
 from umit_pacs.result_objects.sr_content import container, image, put_content, text
+from umit_pacs.vocabulary import Coding
 
 #: CID 100: every one of these is in it, a procedure code of SNOMED CT mostly is not.
 _PROCEDURES: dict[str, Code] = {
@@ -104,12 +107,37 @@ def _group(marking: Marking, made: Provenance) -> list[Dataset]:
         finding_type=coded(marking.finding, _meaning(marking, made)),
         finding_sites=[_site(marking)],
         algorithm_id=algorithm_identification(made),
+        measurements=[_measurement(measured, made) for measured in marking.measured] or None,
     )
+    _add_regions_to_numbers(group[0], marking)
     if marking.confidence is not None:
         _add_certainty(group[0], marking.confidence)
     comment = text(codes.DCM.Comment, _comment(marking, made), RelationshipTypeValues.CONTAINS)
     group[0].ContentSequence.append(comment)
     return list(group)
+
+
+def _measurement(measured: Measured, made: Provenance) -> highdicom.sr.Measurement:
+    """NUM of TID 1419, by the routine that outlined the region."""
+    return highdicom.sr.Measurement(
+        name=coded(measured.code, _named(measured.code, measured.name, made)),
+        value=measured.value,
+        unit=coded(measured.unit),
+        derivation=None if measured.derivation is None else coded(measured.derivation),
+        algorithm_id=highdicom.sr.AlgorithmIdentification(name=measured.algorithm, version=f"umit-pacs {__version__}"),
+    )
+
+
+def _add_regions_to_numbers(group: Dataset, marking: Marking) -> None:
+    """Name the region under each number once more: where there is a number, OHIF looks for the region there only."""
+    for item in group.ContentSequence:
+        if item.ValueType == "NUM":
+            item.ContentSequence.append(_region(marking, RelationshipTypeValues.INFERRED_FROM))
+
+
+def _named(code: Coding, name: str, made: Provenance) -> str:
+    """What viewers show of a code: in the report's language."""
+    return code.meaning if made.words.language is Language.ENGLISH else name
 
 
 def _site(marking: Marking) -> highdicom.sr.FindingSite:
@@ -120,10 +148,12 @@ def _site(marking: Marking) -> highdicom.sr.FindingSite:
 
 def _meaning(marking: Marking, made: Provenance) -> str:
     """The finding as viewers show it: in the report's language."""
-    return marking.finding.meaning if made.words.language is Language.ENGLISH else marking.name
+    return _named(marking.finding, marking.name, made)
 
 
-def _region(marking: Marking) -> Dataset:
+def _region(
+    marking: Marking, relationship: RelationshipTypeValues = RelationshipTypeValues.CONTAINS
+) -> highdicom.sr.ImageRegion:
     frame = marking.key_frame
     source = highdicom.sr.SourceImageForRegion(
         referenced_sop_class_uid=frame.sop_class_uid,
@@ -135,7 +165,7 @@ def _region(marking: Marking) -> Dataset:
         name=codes.DCM.ImageRegion,
         graphic_type=GraphicTypeValues.POINT if is_point else GraphicTypeValues.POLYLINE,
         graphic_data=outline_xy_px(marking),
-        relationship_type=RelationshipTypeValues.CONTAINS,
+        relationship_type=relationship,
     )
     item.ContentSequence = highdicom.sr.ContentSequence([source], is_sr=True)
     # Made by its constructor, it would first load highdicom's tables of every IOD: 60 MB and half a second, to find out

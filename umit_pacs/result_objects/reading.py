@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from umit_pacs.faults import Fault, FaultOutcome
 from umit_pacs.handoffs import Abstention, Findings, FrameReference, Region, RegionKind, SeriesUID, Task, TaskResult
-from umit_pacs.result_objects.draft import Marking
+from umit_pacs.result_objects.draft import Marking, Measured
 from umit_pacs.result_objects.sound_answers import sound
 from umit_pacs.result_objects.sources import SourceSeries, SourceStudy
 from umit_pacs.result_objects.statements import (
@@ -174,7 +174,24 @@ def _marking(
         site=template.site_of(region.label) if finding else term.code if term else _UNKNOWN,
         is_landmark=landmark is not None or region.kind is RegionKind.POINT,
         confidence=region.confidence if region.confidence is not None else result.confidence,
+        measured=tuple(_measured(region, template, words)),
     )
+
+
+def _measured(region: Region, template: SRTemplate, words: Words) -> Iterator[Measured]:
+    """The region's measurements that the template knows, rounded as it says."""
+    for taken in region.measurements:
+        term = template.measurements.get(taken.key)
+        if term is not None:
+            yield Measured(
+                text=template.measured(taken.key, taken.value, words.language),
+                name=term.names[words.language],
+                code=term.code,
+                derivation=term.derivation,
+                unit=term.unit,
+                value=template.rounded(taken.key, taken.value),
+                algorithm=taken.algorithm,
+            )
 
 
 def _side_of(region: Region, frame: FrameReference, left_direction: int) -> Side:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -177,9 +178,20 @@ class SRTemplate(Record):
         return self._with_side(self.findings[key].impressions, side, language)
 
     def measured(self, key: str, value: float, language: Language) -> str:
-        """A measurement in words, with its unit: "longest diameter 12 mm"."""
-        term = self.measurements[key]
-        return f"{term.names[language]} {value:.{term.decimals}f} {term.unit_symbol}".strip()
+        """A measurement in words, with its unit: "volume 6.1 mL"."""
+        term, shown = self.measurements[key], self.rounded(key, value)
+        return f"{term.names[language]} {shown:.{self._decimals(key, value)}f} {term.unit_symbol}".strip()
+
+    def rounded(self, key: str, value: float) -> float:
+        """The value with the digits that it is shown with."""
+        return round(value, self._decimals(key, value)) + 0.0  # no negative zero
+
+    def _decimals(self, key: str, value: float) -> int:
+        """As many as the term says; of what has decimals and is below 1, one more and at least two digits."""
+        decimals = self.measurements[key].decimals
+        if decimals == 0 or value == 0 or abs(value) >= 1:
+            return decimals
+        return max(decimals + 1, 1 - math.floor(math.log10(abs(value))))
 
     def _with_side(self, texts: dict[Language, str], side: Side, language: Language) -> str:
         word = "" if side == "none" else self.sides[side].names[language]

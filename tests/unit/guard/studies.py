@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from umit_pacs.handoffs import (
     FrameReference,
     InstanceUID,
     Language,
+    Measurement,
     RoutingDecision,
     SeriesUID,
     Task,
@@ -97,13 +99,19 @@ def report(text: str, template: str, language: Language) -> TaskResult:
     return answer(order(Task.REPORT, [FRAME], language, template), [FRAME], text=words)
 
 
-def search(finding: str, found: str, template: str, language: Language) -> TaskResult:
-    """A search for one finding: a box on a side, across the middle (`none`), nothing (`absent`), or unsure."""
+def search(
+    finding: str, found: str, template: str, language: Language, measured: Mapping[str, float] | None = None
+) -> TaskResult:
+    """A search for one finding: a box on a side, across the middle (`none`), nothing (`absent`), or unsure.
+
+    measured: what each box measures, by key.
+    """
     asked = order(Task.DETECTION, [FRAME], language, template, target=finding)
     if found in ("absent", "unsure"):
         return answer(asked, [FRAME], confidence=0.95 if found == "absent" else 0.5)
     sides = ("left", "right") if found == "both" else (found,)
-    regions = tuple(box(finding, [FRAME], _BOXES[side], 0.9) for side in sides)
+    taken = tuple(Measurement(key=key, value=value, algorithm="by hand") for key, value in (measured or {}).items())
+    regions = tuple(replace(box(finding, [FRAME], _BOXES[side], 0.9), measurements=taken) for side in sides)
     return answer(asked, [FRAME], regions=regions, confidence=0.9)
 
 

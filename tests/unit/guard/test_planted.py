@@ -25,7 +25,11 @@ def planted_id(case):
 
 def material_of(case):
     template, language = case.get("template", "chest_radiograph"), Language(case["language"])
-    searches = [search(finding, place, template, language) for finding, place in case.get("search", {}).items()]
+    taken = case.get("measured", {})
+    searches = [
+        search(finding, place, template, language, taken.get(finding))
+        for finding, place in case.get("search", {}).items()
+    ]
     findings = findings_of(report(case["answer"], template, language), *searches)
     return findings, source_of(header_of(template, **case.get("header", {}))), language
 

@@ -188,7 +188,7 @@ def write_configuration(folder: Path, **sections: dict[str, Any]) -> Settings:
         "serve": {"log_format": "json", "restart_pause_s": 0.05, "longest_restart_pause_s": 0.5, "lease_s": 10.0},
     }
     for name, values in sections.items():
-        content[name] |= values
+        content[name] = content.get(name, {}) | values
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "node.toml").write_text(tomlkit.dumps(content))
     return load_settings(folder / "node.toml")

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from umit_pacs.handoffs import InstanceUID
+from umit_pacs.prior_studies import PriorSearch
 
 
 class GuardCheck(enum.StrEnum):
@@ -68,6 +69,8 @@ class Guarding:
     images_read: int = 0
     #: stable word for why images were not searched, or not to the end; "" when they were.
     why_not_read: str = ""
+    #: the earlier study that the answers may be compared with, or why there is none; None: none was looked for.
+    prior: PriorSearch | None = None
 
     @property
     def why_withheld(self) -> str:

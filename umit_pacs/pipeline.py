@@ -42,6 +42,7 @@ from pydicom.uid import generate_uid
 
 from umit_pacs.durable_work import MAXIMUM_RECOVERIES, Stage, StageOfStudy, parsed
 from umit_pacs.errors import ResultInvalid
+from umit_pacs.faults import Guarding
 from umit_pacs.handoffs import Findings, InputSet, Mode, ModelIdentity, Priority, RoutingDecision, TaskOrder
 from umit_pacs.prior_path import has_search, is_prior_awaited, read_prior, start_search, sweep_priors, want_prior
 from umit_pacs.routing.rules import RuleSet
@@ -54,7 +55,6 @@ from umit_pacs.steps.confirm import Confirmer, confirm
 from umit_pacs.steps.deliver import deliver
 from umit_pacs.steps.guard import guard
 from umit_pacs.steps.infer import infer
-from umit_pacs.steps.measure import measure
 from umit_pacs.steps.prepare import prepare
 from umit_pacs.steps.retire import Retirer, retire
 from umit_pacs.steps.route import choose_kinds, name_destinations, route
@@ -63,6 +63,7 @@ from umit_pacs.store import results, studies
 from umit_pacs.store.database import utc_now
 from umit_pacs.store.deliveries import deliveries, plan_deliveries
 from umit_pacs.store.guardings import guarded, record_guarding, why_withheld
+from umit_pacs.store.priors import prior_search
 from umit_pacs.store.returns import input_sets_to_return
 from umit_pacs.store.rules import current_rules
 from umit_pacs.store.stopped import record_stopped_objects
@@ -189,8 +190,6 @@ def _found_by_model(tools: Tools, engine: Engine, input_set: InputSet, decision:
         prepared = prepare(input_set, decision.orders, tools.files, engine.requirements, tools.settings.model)
     prepare_s = time.monotonic() - started
     findings = infer(input_set.input_set_id, decision.orders, prepared, engine, tools.templates)
-    with tools.preparing:
-        findings = measure(input_set, findings, tools.files, tools.templates, tools.settings.model)
     return replace(
         findings,
         excluded=(*decision.excluded, *findings.excluded),
@@ -220,7 +219,9 @@ def guard_answers(input_set_id: str) -> None:
     findings = results.findings(tools.catalogue, input_set_id)
     assert findings is not None, "ANALYSED has findings"
     settings = tools.settings
-    found = guard(input_set, decision, findings, tools.files, tools.templates, settings.guard, settings.model)
+    search = prior_search(tools.catalogue, input_set_id)
+    earlier = search.reading if search is not None else None
+    found = guard(input_set, decision, findings, tools.files, tools.templates, settings.guard, settings.model, earlier)
     tools.assert_may_act(input_set_id)
     record_guarding(tools.catalogue, input_set_id, found)
     if found.faults:
@@ -248,7 +249,10 @@ def write_results(input_set_id: str) -> None:
             tools.files,
             tools.settings.compose,
             tools.settings.model,
-            guarded(tools.catalogue, input_set_id),
+            replace(
+                guarded(tools.catalogue, input_set_id) or Guarding(faults=()),
+                prior=prior_search(tools.catalogue, input_set_id),
+            ),
         )
     record_stopped_objects(tools.catalogue, input_set_id, composed.stopped)
     stopped = "; ".join(f"{item.kind} {item.number}: {item.detail}" for item in composed.stopped)

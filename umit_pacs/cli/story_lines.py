@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import groupby
 
 from umit_pacs.cli.guard_story import ADVICE, WITHHELD, guard_details, guard_text
+from umit_pacs.cli.prior_story import prior_events
 from umit_pacs.handoffs import CompletionReason, Findings, RoutingDecision, SeriesExclusion, StoppedObject, TaskResult
 from umit_pacs.states import END_STATES, DeliveryState, InputSetState
 from umit_pacs.store.deliveries import Commitment, Delivery
@@ -197,6 +198,8 @@ def _input_set_lines(told: InputSetStory) -> Iterator[Line]:
         yield Line(at=told.found_at, text=_model_text(findings), details=tuple(_answers(findings)))
     if told.guarding is not None and told.guarded_at is not None:
         yield Line(at=told.guarded_at, text=guard_text(told.guarding), details=tuple(guard_details(told.guarding)))
+    if told.prior is not None:
+        yield from (Line(at=at, text=text, details=details) for at, text, details in prior_events(told.prior))
     if told.result_objects and told.composed_at is not None:
         kinds = Counter(item.kind.replace("_", " ") for item in told.result_objects)
         objects = ", ".join(_count(number, kind) for kind, number in kinds.items())

@@ -50,23 +50,6 @@ class DraftSection:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """A number that the node took of a region, as every object of the draft says it."""
-
-    #: with name and unit, in the draft's language.
-    text: str
-    #: of the measurement, in the draft's language.
-    name: str
-    code: Coding
-    derivation: Coding | None
-    unit: Coding
-    #: rounded to the digits that the text has.
-    value: float
-    #: how the voxels that it was taken of were found.
-    algorithm: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Marking:
     """A region of the model with its number in the draft."""
 
@@ -87,8 +70,6 @@ class Marking:
     is_landmark: bool
     #: the confidence shown with it, 0..1.
     confidence: float | None
-    #: what the node measured of the region.
-    measured: tuple[Measured, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +84,14 @@ class CodedAnswer:
     answer: Coding | None = None
     #: 0..1 that the answer holds; None where that is not known.
     confidence: float | None
+    frames: tuple[FrameReference, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlierImages:
+    """Images of an earlier study that the draft names."""
+
+    study_instance_uid: str
     frames: tuple[FrameReference, ...]
 
 
@@ -126,6 +115,8 @@ class Draft:
     templates: tuple[TemplateIdentity, ...]
     #: what is stated without a marked region.
     answers: tuple[CodedAnswer, ...] = ()
+    #: what it is compared with; None where nothing is.
+    earlier: EarlierImages | None = None
 
     def section(self, kind: SectionKind) -> DraftSection:
         return next(section for section in self.sections if section.kind is kind)

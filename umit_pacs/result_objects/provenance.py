@@ -200,6 +200,13 @@ def add_evidence(ds: Dataset, frames: Sequence[FrameReference], made: Provenance
         ds.CurrentRequestedProcedureEvidenceSequence = _by_study_and_series(made.source.study_instance_uid, list(used))
 
 
+def add_other_evidence(ds: Dataset, study_instance_uid: str, frames: Sequence[FrameReference]) -> None:
+    """Name images that were made for another procedure and read for this document (PS3.3 C.17.2.3)."""
+    used = dict.fromkeys((frame.series_instance_uid, frame.sop_class_uid, frame.sop_instance_uid) for frame in frames)
+    if used:
+        ds.PertinentOtherEvidenceSequence = _by_study_and_series(study_instance_uid, list(used))
+
+
 def add_results_as_evidence(ds: Dataset, named: Sequence[ResultObject], made: Provenance) -> None:
     """Name every result of ours that the document speaks of (PS3.3 C.17.2.3)."""
     ds.CurrentRequestedProcedureEvidenceSequence = _by_study_and_series(

@@ -9,14 +9,16 @@ import highdicom.sr
 from highdicom.sr import CodedConcept, RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import BasicTextSRStorage, EnhancedSRStorage
 
 from umit_pacs.handoffs import ObjectKind
-from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection
+from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection, SectionKind
 from umit_pacs.result_objects.provenance import (
     Provenance,
     add_document_flags,
     add_evidence,
+    add_other_evidence,
     add_predecessors,
     coded,
     language_item,
@@ -39,6 +41,8 @@ def text_report(draft: Draft, made: Provenance, kind: ObjectKind = ObjectKind.TE
         earlier.append(ObjectKind.MEASUREMENT_REPORT)
     add_predecessors(ds, earlier, made)
     add_evidence(ds, draft.frames, made)
+    if draft.earlier is not None:
+        add_other_evidence(ds, draft.earlier.study_instance_uid, draft.earlier.frames)
     put_content(ds, _root(draft, made))
     return ds
 
@@ -57,18 +61,18 @@ def _root(draft: Draft, made: Provenance) -> Dataset:
 def _section(section: DraftSection, words: Words) -> Dataset:
     # The meaning of a code is what a viewer shows of it, so it stands in the report's language.
     name = coded(section.line_code, words(f"items.{section.kind}"))
-    return container(coded(section.code, section.heading), [_line(line, name) for line in section.lines])
+    purpose = codes.cid7003.BestIllustrationOfFinding
+    if section.kind is SectionKind.COMPARISON:
+        purpose = codes.cid7003.Baseline
+    return container(coded(section.code, section.heading), [_line(line, name, purpose) for line in section.lines])
 
 
-def _line(line: DraftLine, name: CodedConcept) -> Dataset:
-    """TID 2002: a text, inferred from images (TID 2001)."""
+def _line(line: DraftLine, name: CodedConcept, purpose: Code) -> Dataset:
+    """TID 2002: a text, inferred from images (TID 2001) for a purpose (CID 7003)."""
     item = text(name, line.text, RelationshipTypeValues.CONTAINS)
     if line.frames:
         item.ContentSequence = highdicom.sr.ContentSequence(
-            [
-                image(frame, RelationshipTypeValues.INFERRED_FROM, codes.cid7003.BestIllustrationOfFinding)
-                for frame in line.frames
-            ],
+            [image(frame, RelationshipTypeValues.INFERRED_FROM, purpose) for frame in line.frames],
             is_sr=True,
         )
     return item

@@ -39,9 +39,17 @@ class UIDs:
 
     @classmethod
     def of(
-        cls, root: str, decision: RoutingDecision, findings: Findings, templates: tuple[TemplateIdentity, ...]
+        cls,
+        root: str,
+        decision: RoutingDecision,
+        findings: Findings,
+        templates: tuple[TemplateIdentity, ...],
+        compared: tuple[str, ...] = (),
     ) -> UIDs:
-        """templates: what the draft is worded with, so that other words make other objects."""
+        """templates: what the draft is worded with, so that other words make other objects.
+
+        compared: what it says of an earlier study; () where nothing was looked for.
+        """
         model = findings.model
         return cls(
             root=root,
@@ -53,6 +61,7 @@ class UIDs:
                 model.sha256,
                 model.quantisation,
                 *(one.sha256 for one in templates),
+                *compared,
             ),
             algorithm=(model.name, model.version, model.sha256, model.quantisation),
         )

@@ -24,6 +24,7 @@ from umit_pacs.handoffs import (
 )
 from umit_pacs.lesion_masks import RegionMasks
 from umit_pacs.result_objects.coded_answers import coded_answers
+from umit_pacs.result_objects.comparison import comparison_lines, earlier_images
 from umit_pacs.result_objects.draft import Draft, DraftLine, DraftSection, LineOrigin, Marking, SectionKind
 from umit_pacs.result_objects.findings_section import capitalised, findings_lines
 from umit_pacs.result_objects.guard.lines import guard_lines
@@ -61,7 +62,8 @@ def write_draft(
 ) -> Draft:
     """The draft in the decision's language; `supersedes`: an earlier draft of the study exists.
 
-    guarding: what the consistency guard found; what it leaves out is listed under "Not assessed".
+    guarding: what the consistency guard found, and the earlier study that it was given; what it leaves out is listed
+    under "Not assessed".
     masks: of the boxes in volumes; a box that has none is listed there, too.
     """
     found = guarding or Guarding(faults=())
@@ -95,6 +97,7 @@ def write_draft(
         key_frames=key_frames(series, markings, frames),
         templates=material.templates,
         answers=coded_answers(series, words),
+        earlier=earlier_images(found.prior),
     )
 
 
@@ -118,7 +121,7 @@ def _sections(material: _Material) -> tuple[DraftSection, ...]:
     lines: dict[SectionKind, Iterable[DraftLine]] = {
         SectionKind.STATUS: _status_lines(material),
         SectionKind.TECHNIQUE: _technique_lines(material),
-        SectionKind.COMPARISON: (DraftLine(text=words("comparison.none")),),
+        SectionKind.COMPARISON: comparison_lines(material.series, material.guarding.prior, words),
         SectionKind.FINDINGS: findings_lines(material.series, material.source, words),
         SectionKind.IMPRESSION: impression_lines(material.series, words),
         SectionKind.NOT_ASSESSED: _not_assessed_lines(material),
@@ -165,7 +168,6 @@ def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
     yield from _abstention_lines(material)
     yield from guard_lines(material.guarding, material.series, material.source, words)
     yield from _outline_lines(material)
-    yield from _unmeasured_lines(material)
     for exclusion in _excluded(material):
         series = material.source.series_of(exclusion.series_instance_uid)
         description = f" ({series.modality})" if series.modality else ""
@@ -178,6 +180,8 @@ def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
     used = [one.template for one in material.series] or [material.main]
     never = dict.fromkeys(text[words.language] for template in used for text in template.never_assessed)
     yield from (DraftLine(text=text) for text in never)
+    if material.guarding.prior is None or material.guarding.prior.reading is None:
+        yield DraftLine(text=words("not_assessed.comparison"))
     yield from (DraftLine(text=words("not_assessed.remark", text=text)) for text in material.decision.remarks)
 
 
@@ -211,25 +215,6 @@ def _outline_lines(material: _Material) -> Iterator[DraftLine]:
             region, reason = words("findings.region", number=marking.number), words.reason(mask.reason, mask.detail)
             text = words("not_assessed.outline", region=region, name=marking.name, reason=reason)
             yield DraftLine(text=capitalised(text), origin=LineOrigin.STRUCTURED, frames=(marking.key_frame,))
-
-
-def _unmeasured_lines(material: _Material) -> Iterator[DraftLine]:
-    """What could not be measured of a region, by reason; one that has no outline has a line that says so already."""
-    words = material.words
-    for read in (read for one in material.series for read in one.results):
-        for marking in read.markings:
-            if isinstance(material.masks.get(marking.region), Abstention):
-                continue
-            by_reason: dict[str, list[str]] = {}
-            for missing in marking.region.unmeasured:
-                term = read.template.measurements.get(missing.key)
-                name = term.names[words.language] if term else missing.key.replace("_", " ")
-                by_reason.setdefault(words.reason(missing.reason, missing.detail), []).append(name)
-            region = words("findings.region", number=marking.number)
-            for reason, names in by_reason.items():
-                listed = words.listed(names)
-                text = words("not_assessed.measurement", region=region, name=marking.name, listed=listed, reason=reason)
-                yield DraftLine(text=capitalised(text), origin=LineOrigin.STRUCTURED, frames=(marking.key_frame,))
 
 
 def _excluded(material: _Material) -> tuple[SeriesExclusion, ...]:

@@ -35,6 +35,7 @@ from umit_pacs.pixels.region_masks import masks_of_regions
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
 from umit_pacs.reporting_systems.reports import REPORTS, keep_report
 from umit_pacs.result_objects.check import check_object
+from umit_pacs.result_objects.comparison import told_of
 from umit_pacs.result_objects.composers import COMPOSERS
 from umit_pacs.result_objects.composition import Composition
 from umit_pacs.result_objects.draft import Draft
@@ -70,7 +71,8 @@ def compose(
     """Write the objects that the decision's destinations get durably; the same arguments give the same bytes.
 
     predecessor: results of the input set that this one supersedes. model_settings: bounds for decoding key images.
-    guarding: what the guard found in the answers; what it leaves out is in no object.
+    guarding: what the guard found in the answers, and the earlier study that it was given; what it leaves out is in no
+    object.
     An object that fails its check is stopped with its reason, and the others go on. Raises InvalidConfiguration for an
     unknown profile or a missing font.
     """
@@ -147,7 +149,9 @@ class _Run:
         made = Provenance(
             source=source,
             model=findings.model,
-            uids=UIDs.of(settings.uid_root, decision, findings, draft.templates),
+            uids=UIDs.of(
+                settings.uid_root, decision, findings, draft.templates, told_of(guarding.prior if guarding else None)
+            ),
             words=templates.in_language(decision.language),
             institution_name=settings.institution_name,
             device_serial_number=settings.device_serial_number,
@@ -239,6 +243,7 @@ def _content_of(ds: Dataset, path: Path) -> bytes:
 
 def _check(content: bytes, run: _Run) -> None:
     sources = {*run.instances, *(result.sop_instance_uid for result in run.made.predecessor)}
+    sources |= {frame.sop_instance_uid for frame in run.draft.earlier.frames} if run.draft.earlier else set()
     check_object(
         content, study_instance_uid=run.input_set.study_instance_uid, source_instances=[str(uid) for uid in sources]
     )

@@ -14,8 +14,10 @@ from umit_pacs.pixels.decoding_process import DecodingProcess, FrameToDecode
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.pixels.requirements import GreyKind, GreyRecipe, ImageKind, ImageRequirements
 from umit_pacs.pixels.writing import WrittenLine, read_writing
+from umit_pacs.prior_studies import PriorReading
 from umit_pacs.result_objects.guard.guard import check_answers, person_of
 from umit_pacs.result_objects.guard.image_writing import IDENTITY, judge_writing
+from umit_pacs.result_objects.guard.material import Prior
 from umit_pacs.result_objects.sources import SourceStudy, describe_series
 from umit_pacs.settings import GuardSettings, ModelSettings
 from umit_pacs.store.files import PayloadFiles
@@ -37,12 +39,17 @@ def guard(
     templates: TemplateLibrary,
     settings: GuardSettings,
     model_settings: ModelSettings,
+    earlier: PriorReading | None = None,
 ) -> Guarding:
-    """Check the answers and search the images that were shown to the model; nothing is changed here."""
+    """Check the answers and search the images that were shown to the model; nothing is changed here.
+
+    earlier: the earlier study that the model has read; without one nothing may be compared.
+    """
     source = _source(input_set, findings, files)
     if source is None:
         return Guarding(faults=())
-    faults = check_answers(findings, source, templates, decision.language)
+    priors = () if earlier is None else (Prior(study_date=earlier.study_date, reading=earlier),)
+    faults = check_answers(findings, source, templates, decision.language, priors)
     if not settings.read_images:
         return Guarding(faults=faults, why_not_read="reading_switched_off")
     search = _ImageSearch(input_set, source, findings, files, templates, settings, model_settings)

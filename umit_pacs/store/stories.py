@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from umit_pacs.faults import Guarding
 from umit_pacs.handoffs import CompletionReason, Findings, ResultObject, RoutingDecision
+from umit_pacs.prior_studies import PriorSearch
 from umit_pacs.states import DeliveryState, InputSetState
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.deliveries import Commitment, Delivery, commitments_of, deliveries
@@ -17,6 +18,7 @@ from umit_pacs.store.guardings import guarded
 from umit_pacs.store.instances import Quarantined, quarantined_of_study
 from umit_pacs.store.payload import from_json
 from umit_pacs.store.peer_counts import PeerCount, peer_count
+from umit_pacs.store.priors import prior_search
 from umit_pacs.store.questions import AskedQuestion, questions_about
 from umit_pacs.store.results import result_objects
 from umit_pacs.store.stopped import Stop, stopped_objects
@@ -82,6 +84,8 @@ class InputSetStory:
     #: what the guard found in these findings, None before it looked.
     guarding: Guarding | None
     guarded_at: datetime | None
+    #: what became of the search for an earlier study, None where there was none.
+    prior: PriorSearch | None
     result_objects: tuple[ResultObject, ...]
     composed_at: datetime | None
     stopped: tuple[Stop, ...]
@@ -299,6 +303,7 @@ def _input_set_story(catalogue: Catalogue, session: Session, row: InputSetRow) -
         found_at=findings.found_at if findings is not None else None,
         guarding=guarded(catalogue, row.input_set_id),
         guarded_at=guarding.guarded_at if guarding is not None else None,
+        prior=prior_search(catalogue, row.input_set_id),
         result_objects=result_objects(catalogue, row.input_set_id),
         composed_at=composed_at,
         stopped=stopped_objects(catalogue, row.input_set_id),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +16,6 @@ from tests.unit.guard.studies import decision_of, faults_of, findings_of, header
 from umit_pacs.faults import Guarding
 from umit_pacs.handoffs import Findings, Language
 from umit_pacs.result_objects.guard.guard import check_answers
-from umit_pacs.result_objects.guard.material import Prior
 from umit_pacs.result_objects.sources import describe_series
 from umit_pacs.result_objects.write_draft import write_draft
 from umit_pacs.store.payload import from_json
@@ -141,13 +139,6 @@ def test_real_answers_of_the_shipped_checkpoint_pass_unchanged(recorded):
 )
 def test_a_denial_of_one_side_leaves_the_other_open(text, language):
     assert faults_of(text, "chest_radiograph", language, searches={"pleural_effusion": "left"}) == ()
-
-
-def test_comparison_is_allowed_with_a_prior_that_was_read():
-    findings = findings_of(report("The cardiac silhouette is unchanged.", "chest_radiograph", Language.ENGLISH))
-    source = source_of(header_of("chest_radiograph"))
-    prior = Prior(study_date=date(2025, 3, 5))
-    assert check_answers(findings, source, load_templates(), Language.ENGLISH, (prior,)) == ()
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])

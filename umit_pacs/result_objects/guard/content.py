@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from umit_pacs.faults import Fault, GuardCheck
 from umit_pacs.handoffs import Language
-from umit_pacs.result_objects.guard.held import without_held
+from umit_pacs.result_objects.guard.borne_out import why_not_borne_out
 from umit_pacs.result_objects.guard.material import Material
 from umit_pacs.result_objects.guard.words import guard_words, regions_shown
 from umit_pacs.vocabulary import SRTemplate, Texts
@@ -18,20 +18,22 @@ _GENERAL = "general"
 
 
 def check_comparison(material: Material) -> Iterator[Fault]:
-    """Words of change, and dates, where no earlier study was read."""
-    if material.priors:
-        return
+    """Words of change, and dates, that no earlier study which was read bears out."""
     needing_prior = _phrases(material.series.template.claims_needing_prior, material.language)
     for sentence in material.free_sentences:
         patterns = (material.words.comparison, material.words.dates, needing_prior)
-        if any(pattern.search(sentence.text) for pattern in patterns):
+        if not any(pattern.search(sentence.text) for pattern in patterns):
+            continue
+        if not material.priors:
             yield sentence.fault(GuardCheck.COMPARISON, "comparison_without_prior")
+        elif reason := why_not_borne_out(sentence, material, patterns):
+            yield sentence.fault(GuardCheck.COMPARISON, reason)
 
 
 def check_measurement(material: Material) -> Iterator[Fault]:
-    """A number with its unit that no object of the draft holds; see `without_held`."""
+    """A number with its unit: no object of the draft holds a measurement, so nothing bears it out."""
     for sentence in material.free_sentences:
-        if material.words.measurement.search(without_held(sentence, material)):
+        if material.words.measurement.search(sentence.text):
             yield sentence.fault(GuardCheck.MEASUREMENT, "measurement_without_object")
 
 

@@ -9,6 +9,8 @@ from datetime import date
 from umit_pacs.faults import Fault, FaultOutcome, GuardCheck
 from umit_pacs.finding_phrases import Stated, read_findings
 from umit_pacs.handoffs import Language
+from umit_pacs.prior_studies import PriorReading
+from umit_pacs.result_objects.comparison import FindingChange, changes_of
 from umit_pacs.result_objects.guard.identity import Identity
 from umit_pacs.result_objects.guard.words import GuardWords, guard_words
 from umit_pacs.result_objects.reading import ReadSeries
@@ -20,6 +22,14 @@ class Prior:
     """An earlier study that was really read."""
 
     study_date: date
+    #: what the model read in it; None bears no comparison out.
+    reading: PriorReading | None = None
+
+    def changes_of(self, series: ReadSeries) -> tuple[FindingChange, ...]:
+        """What became of the findings of one series since; () where it is not compared."""
+        uid = series.source.series_instance_uid
+        earlier = self.reading.compared_with(uid) if self.reading is not None else None
+        return changes_of(series, earlier) if earlier is not None else ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import tomllib
 from collections.abc import Iterable
@@ -16,16 +17,14 @@ _PACKAGE = "umit_pacs.result_objects.guard"
 Pattern = re.Pattern[str]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Quantity:
-    """How a number of a unit is written."""
+class ChangeKind(enum.StrEnum):
+    """What words of change say of a finding."""
 
-    #: UCUM.
-    unit: str
-    #: how many of `unit` one of the written unit is.
-    factor: float
-    #: group 1 is the number.
-    pattern: Pattern
+    #: before `new`, which is part of it.
+    NOT_NEW = "not_new"
+    NEW = "new"
+    GONE = "gone"
+    STILL = "still"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +32,12 @@ class GuardWords:
     """Patterns of one language, letter case ignored except in `persons`."""
 
     comparison: Pattern
+    #: words that name an earlier study and claim nothing of it.
+    compared_to: Pattern
+    #: words of each kind of change that can be borne out, in the order in which they are looked for.
+    changes: dict[ChangeKind, Pattern]
     dates: Pattern
     measurement: Pattern
-    #: several numbers, ranges and limits, of which no object holds one.
-    no_single_number: Pattern
-    quantities: tuple[Quantity, ...]
     #: male_organs, female_organs, male_person, female_person.
     sexes: dict[str, Pattern]
     #: each with the years as its group.
@@ -65,13 +65,10 @@ def guard_words(language: Language) -> GuardWords:
     ages, instructions, identity = table["ages"], table["instructions"], table["identity"]
     return GuardWords(
         comparison=_any_of(table["comparison"]),
+        compared_to=_any_of(table["changes"]["compared_to"]),
+        changes={kind: _any_of(table["changes"][kind]) for kind in ChangeKind},
         dates=_any_of(table["dates"]),
         measurement=_any_of(table["measurement"]),
-        no_single_number=_any_of(table["no_single_number"]),
-        quantities=tuple(
-            Quantity(unit=each["unit"], factor=each["factor"], pattern=re.compile(each["pattern"], re.IGNORECASE))
-            for each in table["quantities"]
-        ),
         sexes={key: _any_of(patterns) for key, patterns in table["sexes"].items()},
         ages_stated=tuple(re.compile(pattern, re.IGNORECASE) for pattern in ages["stated"]),
         child=_any_of(ages["child"]),

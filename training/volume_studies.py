@@ -25,17 +25,15 @@ from umit_pacs.vocabulary import load_templates
 WITHOUT_BOX = frozenset({"atrophy"})
 COUNT_QUESTIONS = {ENGLISH: "How many places show the finding: {name}?", CHINESE: "{name}共有几处?"}
 COUNT_OPTIONS = {ENGLISH: ("none", "one", "two", "three or more"), CHINESE: ("无", "1处", "2处", "3处及以上")}
-MEASURE_SENTENCES = {ENGLISH: "Largest {name}: {measures}.", CHINESE: "最大的{name}：{measures}。"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasureTexts:
-    """One measure in words; {name} is the finding's name in the template, {value} the number."""
+    """How one measure is asked; {name} is the finding's name in the template."""
 
     #: field of `Measure`
     field: str
     digits: int
-    written: dict[Language, str]
     asked: dict[Language, str]
     unit: str = ""
 
@@ -44,33 +42,28 @@ MEASURES = (
     MeasureTexts(
         field="longest_mm",
         digits=0,
-        written={ENGLISH: "{value} mm", CHINESE: "长径{value} mm"},
         asked={ENGLISH: "How many mm long is the largest {name}?", CHINESE: "最大的{name}长径是多少mm?"},
         unit=" mm",
     ),
     MeasureTexts(
         field="volume_ml",
         digits=1,
-        written={ENGLISH: "volume {value} ml", CHINESE: "体积{value} ml"},
         asked={ENGLISH: "How many ml does the largest {name} have?", CHINESE: "最大的{name}体积是多少ml?"},
         unit=" ml",
     ),
     MeasureTexts(
         field="suv_max",
         digits=1,
-        written={ENGLISH: "SUVmax {value}", CHINESE: "SUVmax {value}"},
         asked={ENGLISH: "What is the SUVmax of the largest {name}?", CHINESE: "最大的{name}SUVmax是多少?"},
     ),
     MeasureTexts(
         field="suv_peak",
         digits=1,
-        written={ENGLISH: "SUVpeak {value}", CHINESE: "SUVpeak {value}"},
         asked={ENGLISH: "What is the SUVpeak of the largest {name}?", CHINESE: "最大的{name}SUVpeak是多少?"},
     ),
     MeasureTexts(
         field="metabolic_volume_ml",
         digits=1,
-        written={ENGLISH: "metabolic volume {value} ml", CHINESE: "代谢体积{value} ml"},
         asked={
             ENGLISH: "How many ml is the metabolic volume of the largest {name}?",
             CHINESE: "最大的{name}代谢体积是多少ml?",
@@ -91,16 +84,6 @@ class VolumeExaminer(Examiner):
             asked += [self.count(truth, key, language) for key in self.located]
             asked += self.measure_questions(truth, language)
         return asked
-
-    def measured_report(self, truth: Truth, language: Language) -> Question:
-        """The report of the findings, followed by the measures of the largest lesion of each."""
-        report = self.report(truth, language)
-        sentences = [
-            MEASURE_SENTENCES[language].format(name=self._name(key, language), measures=_listed(measure, language))
-            for key, measure in self._largest(truth.measures).items()
-        ]
-        separator = "" if language is CHINESE else " "
-        return dataclasses.replace(report, answer=separator.join([report.answer, *sentences]))
 
     def measure_questions(self, truth: Truth, language: Language) -> list[Question]:
         """Every measure of the largest lesion of each finding that is there, as an open question."""
@@ -150,16 +133,6 @@ def shown(values: Grid, truth: Truth, requirements: ImageRequirements) -> tuple[
     depth, height, width = voxels.shape
     midline_x = None if truth.midline_x is None else move((truth.midline_x, 0.0, 0.0))[0]
     return voxels, dataclasses.replace(truth, extent=(width, height, depth), boxes=boxes, midline_x=midline_x)
-
-
-def _listed(measure: Measure, language: Language) -> str:
-    values = [(texts, getattr(measure, texts.field)) for texts in MEASURES]
-    written = [
-        texts.written[language].format(value=f"{value:.{texts.digits}f}")
-        for texts, value in values
-        if value is not None
-    ]
-    return ("，" if language is CHINESE else ", ").join(written)
 
 
 def _vqa(question: str, language: Language) -> TaskOrder:

@@ -12,7 +12,6 @@ from umit_pacs.handoffs import PreparedImage, PreparedVolume
 from umit_pacs.pixels.coordinates import (
     box_in_source,
     box_in_volume,
-    point_in_source,
     spanned_slices,
     to_patient_mm,
     to_prepared_px,
@@ -115,17 +114,6 @@ def test_slices_run_toward_head_back_or_left(tmp_path: Path, name: str) -> None:
     volume = volume_of(tmp_path, GRIDS[name], requirements(slices=32))
     step_mm = volume.source_to_patient_mm[:3, 2]
     assert step_mm[np.argmax(np.abs(step_mm))] > 0
-
-
-def test_a_point_names_the_slice_that_holds_it(tmp_path: Path) -> None:
-    grid = GRIDS["gantry tilt"]
-    volume = volume_of(tmp_path, grid, requirements(slices=32))
-    place_mm = grid.center_mm(31.0, 17.0, 6.0)
-    low, _ = box_in_volume(volume, [tuple(place_mm)])
-    frame, point_px, found_mm = point_in_source(volume, low)
-    assert frame == volume.sources[6]
-    np.testing.assert_allclose(point_px, (31.5, 17.5), atol=1e-6)
-    np.testing.assert_allclose(found_mm, place_mm, atol=1e-3)
 
 
 def test_a_box_outside_is_kept_inside_the_stack(tmp_path: Path) -> None:

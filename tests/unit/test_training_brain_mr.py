@@ -102,12 +102,11 @@ def test_reports_in_both_languages_state_the_truth(studies):
     for study in studies:
         truth = study.truth()
         for language in Language:
-            report = examiner.measured_report(truth, language)
+            report = examiner.report(truth, language)
             read = report_statements(report.answer, examiner.template, language)
             present = {found.finding: found.side for found in read.statements if found.presence == "present"}
             assert present == truth.sides
-            assert len(read.free_text) == len(truth.boxes)
-            assert all(f"{measure.volume_ml:.1f} ml" in report.answer for measure in truth.measures[:1])
+            assert not read.free_text
 
 
 def test_a_sample_is_written_as_mr_slices_with_its_truth(sampler, tmp_path):

@@ -78,14 +78,6 @@ def box_in_source(volume: PreparedVolume, first: Point3D, second: Point3D) -> So
     )
 
 
-def point_in_source(volume: PreparedVolume, point: Point3D) -> tuple[FrameReference, Point, Point3D]:
-    """The source frame, its pixel coordinates and the patient mm of a point (x, y, z) of the prepared volume."""
-    moved = np.clip(_apply(volume.to_source, np.array([point], dtype=np.float64)), 0, _stack_extent(volume))
-    slice_index = min(int(moved[0, 2]), len(volume.sources) - 1)
-    (place_mm,) = _points_3d(_apply(volume.source_to_patient_mm, moved))
-    return volume.sources[slice_index], (float(moved[0, 0]), float(moved[0, 1])), place_mm
-
-
 def box_in_volume(volume: PreparedVolume, corners_mm: Sequence[Point3D]) -> tuple[Point3D, Point3D]:
     """The corners, least and greatest, in the prepared volume of the box around points in the patient (mm)."""
     to_patient_mm_ = volume.source_to_patient_mm @ volume.to_source

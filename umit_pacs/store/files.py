@@ -105,10 +105,6 @@ class PayloadFiles:
         return self.root / "instances"
 
     @property
-    def results_folder(self) -> Path:
-        return self.root / "results"
-
-    @property
     def quarantine_folder(self) -> Path:
         return self.root / "quarantine"
 

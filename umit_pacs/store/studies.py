@@ -195,13 +195,6 @@ def newest_input_set(catalogue: Catalogue, study_uid: str) -> InputSet | None:
         return None if row is None else _input_set(session, row)
 
 
-def successor_of(catalogue: Catalogue, input_set_id: str) -> str | None:
-    """The id of the input set that supersedes this one."""
-    with catalogue.reading() as session:
-        statement = select(InputSetRow.input_set_id).where(InputSetRow.predecessor_id == input_set_id)
-        return session.scalar(statement.where(InputSetRow.asked_by.is_(None)))
-
-
 def _next_generation(session: Session, input_set: InputSet) -> int | None:
     """One more than any of the study's sets has, None when the predecessor is not its newest version any more."""
     highest = select(func.max(InputSetRow.generation)).where(

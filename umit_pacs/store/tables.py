@@ -421,8 +421,3 @@ class Mark(Table):
     key: Mapped[Name] = mapped_column(primary_key=True)
     value: Mapped[Words]
     set_at: Mapped[Time]
-
-
-def columns_of(row: Table) -> dict[str, Any]:
-    """A row's values by column name."""
-    return {column.key: getattr(row, column.key) for column in row.__table__.columns}

@@ -21,7 +21,6 @@ from umit_pacs.store.studies import (
     input_set_status,
     input_sets_in_state,
     newest_input_set,
-    successor_of,
 )
 from umit_pacs.store.tables import InputSetRow
 
@@ -59,8 +58,6 @@ def test_a_late_instance_makes_a_set_that_names_its_predecessor(catalogue, made)
     successor = input_set_of("b", *made.instances, late, predecessor_id="a")
     assert create_input_set(catalogue, successor)
     assert newest_input_set(catalogue, STUDY) == successor
-    assert successor_of(catalogue, "a") == "b"
-    assert successor_of(catalogue, "b") is None
 
 
 def test_a_set_that_does_not_follow_the_newest_is_not_made(catalogue, made):

@@ -55,6 +55,7 @@ from umit_pacs.steps.confirm import Confirmer, confirm
 from umit_pacs.steps.deliver import deliver
 from umit_pacs.steps.guard import guard
 from umit_pacs.steps.infer import infer
+from umit_pacs.steps.measure import measure
 from umit_pacs.steps.prepare import prepare
 from umit_pacs.steps.retire import Retirer, retire
 from umit_pacs.steps.route import choose_kinds, name_destinations, route
@@ -190,6 +191,8 @@ def _found_by_model(tools: Tools, engine: Engine, input_set: InputSet, decision:
         prepared = prepare(input_set, decision.orders, tools.files, engine.requirements, tools.settings.model)
     prepare_s = time.monotonic() - started
     findings = infer(input_set.input_set_id, decision.orders, prepared, engine, tools.templates)
+    with tools.preparing:
+        findings = measure(input_set, findings, tools.files, tools.templates, tools.settings.model)
     return replace(
         findings,
         excluded=(*decision.excluded, *findings.excluded),

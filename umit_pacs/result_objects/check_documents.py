@@ -27,6 +27,7 @@ BANNERS = ("AI DRAFT", "AI 草稿")
 
 _LANGUAGE, _OBSERVER_TYPE, _DEVICE, _GROUP = "121049", "121005", "121007", "125007"
 _IMAGE_LIBRARY, _MEASUREMENTS, _QUALITATIVE = "111028", "126010", "C0034375"
+_CERTAINTY, _ALGORITHM, _HOUNSFIELD = "111012", "111001", "[hnsf'U]"
 #: what OHIF and the rest of the result need of a group of TID 1410.
 _OF_GROUP = {"112039": "tracking identifier", "112040": "tracking UID", "121071": "finding", "111001": "algorithm name"}
 
@@ -84,6 +85,7 @@ def region_faults(ds: Dataset, source_instances: frozenset[str]) -> Iterator[str
     if not groups:
         yield "there is no measurement group"
     for group in groups:
+        yield from _measurement_faults(group)
         regions = [child for child in group.get("ContentSequence") or [] if child.get("ValueType") == "SCOORD"]
         if len(regions) != 1:
             yield "a measurement group has no region" if not regions else "a measurement group has several regions"
@@ -101,6 +103,8 @@ def answer_faults(ds: Dataset, source_instances: frozenset[str]) -> Iterator[str
     yield from _container_faults(ds, (_QUALITATIVE,))
     if any(code_of(item) == _GROUP for item in items_of(ds)):
         yield "there is a measurement group without a region"
+    if any(item.get("ValueType") == "NUM" and code_of(item) != _CERTAINTY for item in items_of(ds)):
+        yield "there is a number of no region"
     yield from _number_faults(ds)
 
 
@@ -198,8 +202,26 @@ def _outline_faults(region: Dataset) -> Iterator[str]:
 
 
 def _number_faults(ds: Dataset) -> Iterator[str]:
-    """The only numbers are shares in per cent."""
+    """Numbers are shares in per cent, and in groups of regions what was measured."""
     for item in items_of(ds):
         for measured in item.get("MeasuredValueSequence") or []:
-            if not 0 <= float(measured.get("NumericValue", "nan")) <= 100:
-                yield "a certainty is not between 0 and 100 %"
+            value = float(measured.get("NumericValue", "nan"))
+            if code_of(item) == _CERTAINTY:
+                if not 0 <= value <= 100:
+                    yield "a certainty is not between 0 and 100 %"
+            elif not math.isfinite(value):
+                yield "a measured value is no number"
+
+
+def _measurement_faults(group: Dataset) -> Iterator[str]:
+    """Each number of a group has a unit, is no less than none where its unit allows that, and says how it was taken."""
+    for item in group.get("ContentSequence") or []:
+        for measured in item.get("MeasuredValueSequence") or []:
+            units = measured.get("MeasurementUnitsCodeSequence") or [Dataset()]
+            unit = str(units[0].get("CodeValue") or "")
+            if not unit:
+                yield "a measured value has no unit"
+            if unit != _HOUNSFIELD and not float(measured.get("NumericValue", "nan")) > 0:
+                yield "a measured value is not above 0"
+            if not any(code_of(child) == _ALGORITHM for child in item.get("ContentSequence") or []):
+                yield "a measured value does not say how it was taken"

@@ -50,6 +50,23 @@ class DraftSection:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """A number that the node took of a region, as every object of the draft says it."""
+
+    #: with name and unit, in the draft's language.
+    text: str
+    #: of the measurement, in the draft's language.
+    name: str
+    code: Coding
+    derivation: Coding | None
+    unit: Coding
+    #: rounded to the digits that the text has.
+    value: float
+    #: how the voxels that it was taken of were found.
+    algorithm: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Marking:
     """A region of the model with its number in the draft."""
 
@@ -70,6 +87,8 @@ class Marking:
     is_landmark: bool
     #: the confidence shown with it, 0..1.
     confidence: float | None
+    #: what the node measured of the region.
+    measured: tuple[Measured, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -168,6 +168,7 @@ def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
     yield from _abstention_lines(material)
     yield from guard_lines(material.guarding, material.series, material.source, words)
     yield from _outline_lines(material)
+    yield from _unmeasured_lines(material)
     for exclusion in _excluded(material):
         series = material.source.series_of(exclusion.series_instance_uid)
         description = f" ({series.modality})" if series.modality else ""
@@ -215,6 +216,25 @@ def _outline_lines(material: _Material) -> Iterator[DraftLine]:
             region, reason = words("findings.region", number=marking.number), words.reason(mask.reason, mask.detail)
             text = words("not_assessed.outline", region=region, name=marking.name, reason=reason)
             yield DraftLine(text=capitalised(text), origin=LineOrigin.STRUCTURED, frames=(marking.key_frame,))
+
+
+def _unmeasured_lines(material: _Material) -> Iterator[DraftLine]:
+    """What could not be measured of a region, by reason; one that has no outline has a line that says so already."""
+    words = material.words
+    for read in (read for one in material.series for read in one.results):
+        for marking in read.markings:
+            if isinstance(material.masks.get(marking.region), Abstention):
+                continue
+            by_reason: dict[str, list[str]] = {}
+            for missing in marking.region.unmeasured:
+                term = read.template.measurements.get(missing.key)
+                name = term.names[words.language] if term else missing.key.replace("_", " ")
+                by_reason.setdefault(words.reason(missing.reason, missing.detail), []).append(name)
+            region = words("findings.region", number=marking.number)
+            for reason, names in by_reason.items():
+                listed = words.listed(names)
+                text = words("not_assessed.measurement", region=region, name=marking.name, listed=listed, reason=reason)
+                yield DraftLine(text=capitalised(text), origin=LineOrigin.STRUCTURED, frames=(marking.key_frame,))
 
 
 def _excluded(material: _Material) -> tuple[SeriesExclusion, ...]:

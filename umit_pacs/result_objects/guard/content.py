@@ -9,6 +9,7 @@ from functools import lru_cache
 from umit_pacs.faults import Fault, GuardCheck
 from umit_pacs.handoffs import Language
 from umit_pacs.result_objects.guard.borne_out import why_not_borne_out
+from umit_pacs.result_objects.guard.held import without_held
 from umit_pacs.result_objects.guard.material import Material
 from umit_pacs.result_objects.guard.words import guard_words, regions_shown
 from umit_pacs.vocabulary import SRTemplate, Texts
@@ -31,9 +32,9 @@ def check_comparison(material: Material) -> Iterator[Fault]:
 
 
 def check_measurement(material: Material) -> Iterator[Fault]:
-    """A number with its unit: no object of the draft holds a measurement, so nothing bears it out."""
+    """A number with its unit that no object of the draft holds; see `without_held`."""
     for sentence in material.free_sentences:
-        if material.words.measurement.search(sentence.text):
+        if material.words.measurement.search(without_held(sentence, material)):
             yield sentence.fault(GuardCheck.MEASUREMENT, "measurement_without_object")
 
 

@@ -17,6 +17,18 @@ _PACKAGE = "umit_pacs.result_objects.guard"
 Pattern = re.Pattern[str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantity:
+    """How a number of a unit is written."""
+
+    #: UCUM.
+    unit: str
+    #: how many of `unit` one of the written unit is.
+    factor: float
+    #: group 1 is the number.
+    pattern: Pattern
+
+
 class ChangeKind(enum.StrEnum):
     """What words of change say of a finding."""
 
@@ -38,6 +50,9 @@ class GuardWords:
     changes: dict[ChangeKind, Pattern]
     dates: Pattern
     measurement: Pattern
+    #: several numbers, ranges and limits, of which no object holds one.
+    no_single_number: Pattern
+    quantities: tuple[Quantity, ...]
     #: male_organs, female_organs, male_person, female_person.
     sexes: dict[str, Pattern]
     #: each with the years as its group.
@@ -69,6 +84,11 @@ def guard_words(language: Language) -> GuardWords:
         changes={kind: _any_of(table["changes"][kind]) for kind in ChangeKind},
         dates=_any_of(table["dates"]),
         measurement=_any_of(table["measurement"]),
+        no_single_number=_any_of(table["no_single_number"]),
+        quantities=tuple(
+            Quantity(unit=each["unit"], factor=each["factor"], pattern=re.compile(each["pattern"], re.IGNORECASE))
+            for each in table["quantities"]
+        ),
         sexes={key: _any_of(patterns) for key, patterns in table["sexes"].items()},
         ages_stated=tuple(re.compile(pattern, re.IGNORECASE) for pattern in ages["stated"]),
         child=_any_of(ages["child"]),

@@ -234,6 +234,23 @@ class HL7Settings(Section):
     idle_timeout_s: float = Field(300.0, gt=0, description="Longest silence on a connection.")
 
 
+class FinalReportsSettings(Section):
+    """The search for final reports at peers that do not send them; see docs/versions-and-feedback.md."""
+
+    first_pause_s: float = Field(
+        900.0, gt=0, description="Time from the end of a draft's path to the first look; doubled after each."
+    )
+    longest_pause_s: float = Field(86400.0, gt=0, description="The pause grows up to this.")
+    give_up_after_s: float = Field(14 * 86400.0, gt=0, description="No more looks so long after the draft.")
+    maximum_reports: int = Field(20, ge=1, description="Most reports that one look at one study takes.")
+    maximum_bytes: int = Field(20 * 1024**2, ge=1024, description="Most bytes that one look at one study takes.")
+    time_limit_s: float = Field(60.0, gt=0, description="Longest time for retrieving the reports of one study.")
+
+    def pause_s(self, looks: int) -> float:
+        """The pause after so many looks in vain."""
+        return min(self.first_pause_s * 2.0 ** min(looks, 60), self.longest_pause_s)
+
+
 class ServeSettings(Section):
     """Processes and their supervision."""
 
@@ -270,6 +287,7 @@ class Settings(BaseSettings):
     priors: PriorSettings = PriorSettings()
     deliver: DeliverSettings = DeliverSettings()
     hl7: HL7Settings = HL7Settings()
+    final_reports: FinalReportsSettings = FinalReportsSettings()
     serve: ServeSettings = ServeSettings()
 
     @classmethod

@@ -47,6 +47,16 @@ class RetireBy(enum.StrEnum):
     NOTICE = "notice"
 
 
+class RetrieveBy(enum.StrEnum):
+    """Whether a peer is asked for objects that it holds, and how it hands them over."""
+
+    NO = "no"
+    #: C-GET: on the association that asks.
+    GET = "get"
+    #: C-MOVE: on an association that the peer opens to this node's listener.
+    MOVE = "move"
+
+
 class PeerKind(enum.StrEnum):
     """What a destination speaks."""
 

@@ -78,14 +78,19 @@ def feedback(context: typer.Context, config: ConfigOption = None, as_json: JSONO
         return
     from umit_pacs.cli.study_views import opened
     from umit_pacs.store.feedback import all_feedback, counts
+    from umit_pacs.store.report_searches import count_report_searches
 
     with opened(config) as catalogue:
+        searches = count_report_searches(catalogue)
         counted, unused = counts(catalogue), [item for item in all_feedback(catalogue) if item.reason]
     if as_json:
         facts = [asdict(item) for item in counted]
-        print_json({"counts": facts, "not_used": [asdict(item) for item in unused]})
+        print_json({"counts": facts, "not_used": [asdict(item) for item in unused], "searches": searches})
         return
     console.print(_counts_table(counted))
+    for peer, numbers in searches.items():
+        line = ", ".join(f"{number} {word.replace('_', ' ')}" for word, number in sorted(numbers.items()))
+        console.print(f"final reports that {peer} is asked for: {line}", markup=False, soft_wrap=True)
     for item in unused:
         line = f"not used: {item.source.replace('_', ' ')} …{item.document[-12:]}: {item.reason.replace('_', ' ')}"
         console.print(line, markup=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ from umit_pacs.errors import InvalidConfiguration, UmitPacsError
 from umit_pacs.prior_studies import PriorBy
 from umit_pacs.routing.rules import SENDER, RuleSet
 from umit_pacs.settings import AETitle, Settings
-from umit_pacs.states import RetireBy
+from umit_pacs.states import RetireBy, RetrieveBy
 
 if TYPE_CHECKING:
     from umit_pacs.store.peers import Peer
@@ -44,8 +45,7 @@ def list_peers(config: ConfigOption = None, as_json: JSONOption = False) -> None
         print_json([dataclasses.asdict(peer) for peer in known])
         return
     table = Table("Name", "AE title", "Address", "May call from", "Sends", "Receives drafts", "Profile", "Told by")
-    for ability in ("C-FIND", "Commitment", "Earlier studies"):
-        table.add_column(ability)
+    table.add_column("Asked for")
     for peer in known:
         address = peer.url or f"{peer.host}:{peer.port}"
         callers = "" if peer.url else ", ".join(peer.allowed_addresses)
@@ -55,9 +55,7 @@ def list_peers(config: ConfigOption = None, as_json: JSONOption = False) -> None
             _yes(peer.receives_results),
             escape(peer.profile or ("" if peer.url else "the rule's")),
             "withdrawal" if peer.url else peer.retire_by.value,
-            _yes(peer.answers_query),
-            _yes(peer.answers_commitment),
-            peer.priors_by.value,
+            ", ".join(_asked_for(peer)),
         )
     console.print(table)
 
@@ -97,6 +95,13 @@ def add(
             "or deletes what such a note names, else by a notice that people read."
         ),
     ] = RetireBy.NOTICE,
+    final_reports: Annotated[
+        RetrieveBy,
+        typer.Option(
+            help="It is asked for the final reports of drafted studies: get (C-GET), or move (C-MOVE, where it knows "
+            "this node's AE title and may send to it)."
+        ),
+    ] = RetrieveBy.NO,
     config: ConfigOption = None,
     as_json: JSONOption = False,
 ) -> None:
@@ -121,7 +126,10 @@ def add(
         retire_by=retire,
         profile=profile,
         priors_by=priors,
+        reports_by=final_reports,
     )
+    if final_reports is RetrieveBy.MOVE and not sends:
+        raise InvalidConfiguration("--final-reports move: what it moves is refused with --no-sends")
     if query is None or commitment is None:
         peer = _with_what_it_offers(peer, settings, query=query, commitment=commitment)
     _store(peer, settings)
@@ -358,6 +366,17 @@ def _store(peer: Peer, settings: Settings) -> None:
         add_peer(catalogue, peer)
     finally:
         catalogue.close()
+
+
+def _asked_for(peer: Peer) -> Iterator[str]:
+    """What it answers, and what the node has it hand over."""
+    if peer.answers_query:
+        yield "C-FIND"
+    if peer.answers_commitment:
+        yield "commitment"
+    for what, way in {"earlier studies": peer.priors_by.value, "final reports": peer.reports_by.value}.items():
+        if way != "no":
+            yield f"{what} (C-{way.upper()})"
 
 
 def _yes(is_so: bool) -> str:

@@ -77,6 +77,9 @@ _REASONS = {
     "wrong_worklist_entry": "a person retracted it for a wrong worklist entry",
     "retention_expired": "a person retracted it, its retention being over",
     "retraction_not_taken": "a destination did not take the note that retracts it",
+    "found": "a final report came",
+    "gave_up": "the time for it is over",
+    "not_asked_any_more": "the peer is not asked for final reports any more",
     "resent": "a person had the refused drafts sent again",
 } | WITHHELD
 _ADVICE = {
@@ -140,6 +143,7 @@ def lines_of(told: StudyStory) -> list[Line]:
     lines = [
         *_arrival_lines(told),
         *_question_lines(told),
+        *_report_search_lines(told),
         *(line for each in told.input_sets for line in _input_set_lines(each)),
     ]
     return sorted(lines, key=lambda line: line.at)
@@ -187,6 +191,22 @@ def _question_lines(told: StudyStory) -> Iterator[Line]:
             yield Line(
                 at=question.received_at, text=f"A question …{question.document[-8:]} is not answered: {because}."
             )
+
+
+def _report_search_lines(told: StudyStory) -> Iterator[Line]:
+    """The last look for the final report at each peer."""
+    for search in told.report_searches:
+        if search.looked_at is None:
+            continue
+        text = f"{search.peer} was asked for the final report, {_count(search.looks, 'time')}; "
+        text += f"{_count(search.retrieved, 'report')} came."
+        if search.next_look_at is not None:
+            text += f" It is asked again at {search.next_look_at.astimezone():%Y-%m-%d %H:%M}."
+        if search.reason and search.next_look_at is not None:
+            text += f" The last time failed: {_because(search.reason, search.detail)}."
+        elif search.reason:
+            text += f" The search has ended: {_because(search.reason, search.detail)}."
+        yield Line(at=search.looked_at, text=text)
 
 
 def _input_set_lines(told: InputSetStory) -> Iterator[Line]:

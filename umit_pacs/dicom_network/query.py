@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import date
 from itertools import islice
 
@@ -51,6 +52,36 @@ def count_instances(
             return _count(opened, study_instance_uid)
     except (_NotAnswered, NoCommonContext):
         return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldReport:
+    """A structured report that a peer holds."""
+
+    series_instance_uid: str
+    sop_instance_uid: str
+    #: "" where the peer does not say.
+    sop_class_uid: str
+    #: the peer says so; one that does not say may be either.
+    is_unverified: bool
+
+
+def reports_held(
+    peer: PeerAddress, study_instance_uid: str, *, calling_ae_title: str, timeouts: NetworkTimeouts
+) -> tuple[HeldReport, ...]:
+    """The structured reports of a study that the peer holds: every instance of its series of Modality SR.
+
+    Raises PeerUnavailable, or PeerRefused when the peer does not answer such questions.
+    """
+    try:
+        with _query_association(peer, calling_ae_title, timeouts) as opened:
+            keys = {"StudyInstanceUID": study_instance_uid, "Modality": "SR", "SeriesInstanceUID": ""}
+            series = [str(found.get("SeriesInstanceUID") or "") for found in list(_find(opened, "SERIES", **keys))]
+            return tuple(
+                report for uid in series if uid for report in _reports_of_series(opened, study_instance_uid, uid)
+            )
+    except _NotAnswered as exc:
+        raise PeerRefused(f"{peer.ae_title} does not answer C-FIND at this level") from exc
 
 
 def instances_held(
@@ -203,6 +234,19 @@ def _instances_of_series(opened: Association, study_instance_uid: str, series_in
         opened, "IMAGE", StudyInstanceUID=study_instance_uid, SeriesInstanceUID=series_instance_uid, SOPInstanceUID=""
     )
     return {str(answer.SOPInstanceUID) for answer in found if "SOPInstanceUID" in answer}
+
+
+def _reports_of_series(opened: Association, study_instance_uid: str, series_instance_uid: str) -> Iterator[HeldReport]:
+    keys = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": series_instance_uid}
+    asked = dict.fromkeys(("SOPInstanceUID", "SOPClassUID", "VerificationFlag"), "")
+    for found in list(_find(opened, "IMAGE", **keys, **asked)):
+        if found.get("SOPInstanceUID"):
+            yield HeldReport(
+                series_instance_uid=series_instance_uid,
+                sop_instance_uid=str(found.SOPInstanceUID),
+                sop_class_uid=str(found.get("SOPClassUID") or ""),
+                is_unverified=found.get("VerificationFlag") == "UNVERIFIED",
+            )
 
 
 def _find(opened: Association, level: str, **keys: str | None) -> Iterator[Dataset]:

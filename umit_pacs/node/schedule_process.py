@@ -23,6 +23,8 @@ from umit_pacs.settings import Settings
 from umit_pacs.steps.ask import take_questions
 from umit_pacs.steps.assemble import CountInstances
 from umit_pacs.steps.feedback import FeedbackReader, read_reports, take_final_message
+from umit_pacs.steps.fetch_reports import ReportFetcher, fetch_reports
+from umit_pacs.steps.receive import keeping
 from umit_pacs.steps.route import seed_rules
 from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.leases import expired_workers, remove_worker
@@ -37,6 +39,7 @@ TAKE_OVER_INTERVAL_S = 5.0
 RETENTION_INTERVAL_S = 600.0
 FEEDBACK_INTERVAL_S = 1.0
 QUESTIONS_INTERVAL_S = 0.5
+REPORT_SEARCH_INTERVAL_S = 10.0
 
 #: APScheduler's name for the round of assembling.
 ASSEMBLE_JOB = "assemble"
@@ -55,6 +58,7 @@ def run_schedule(settings: Settings, *, supervisor: Connection | None = None) ->
             lambda: forget_unused_priors(tools): RETENTION_INTERVAL_S,
             lambda: look_at_reports(tools): FEEDBACK_INTERVAL_S,
             lambda: look_at_questions(tools): QUESTIONS_INTERVAL_S,
+            lambda: look_for_reports(tools): REPORT_SEARCH_INTERVAL_S,
         }
         # The first round in this thread: what is wrong ends the process before it says that it is ready.
         assemble(tools, count)
@@ -120,6 +124,19 @@ def look_at_questions(tools: Tools) -> None:
     take_questions(asker(tools), now=utc_now())
 
 
+def look_for_reports(tools: Tools) -> None:
+    """Ask the peers that are set so for final reports of drafted studies."""
+    settings = tools.settings
+    fetcher = ReportFetcher(
+        catalogue=tools.catalogue,
+        settings=settings.final_reports,
+        ae_title=settings.listener.ae_title,
+        timeouts=_timeouts(settings),
+        keeping=lambda: keeping(settings, tools.catalogue, tools.files),
+    )
+    fetch_reports(fetcher, utc_now())
+
+
 @contextmanager
 def taking_messages(tools: Tools) -> Iterator[int | None]:
     """Take final reports as HL7 messages while the block runs; the port, None where no listener is set up."""
@@ -133,9 +150,7 @@ def taking_messages(tools: Tools) -> Iterator[int | None]:
 
 def peer_counts(catalogue: Catalogue, settings: Settings) -> CountInstances:
     """How `assemble` asks the peer that sent a study how many instances it has of it."""
-    timeouts = NetworkTimeouts(
-        connect_s=settings.deliver.connect_timeout_s, response_s=settings.deliver.response_timeout_s
-    )
+    timeouts = _timeouts(settings)
 
     def count(ae_title: str, study_uid: str) -> int | None:
         for peer in peers_with_ae_title(catalogue, ae_title):
@@ -147,3 +162,7 @@ def peer_counts(catalogue: Catalogue, settings: Settings) -> CountInstances:
         return None
 
     return count
+
+
+def _timeouts(settings: Settings) -> NetworkTimeouts:
+    return NetworkTimeouts(connect_s=settings.deliver.connect_timeout_s, response_s=settings.deliver.response_timeout_s)

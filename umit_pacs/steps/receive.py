@@ -15,7 +15,8 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -26,6 +27,7 @@ from umit_pacs.dicom_network.data_sets import Identity, NotUnderstood, read_iden
 from umit_pacs.dicom_network.listener import Listener
 from umit_pacs.dicom_network.negotiation import AssociationRequest
 from umit_pacs.dicom_network.part10 import FileMeta, encode_file_meta, read_file_meta
+from umit_pacs.dicom_network.retrieve import RetrievedObject
 from umit_pacs.dicom_network.services import Admission, IncomingDataSet, StoreAnswer, StoreRequest
 from umit_pacs.dicom_network.statuses import Refusal, Status
 from umit_pacs.errors import StoreFull
@@ -88,6 +90,44 @@ class Receiver:
         if not self._recorder.stop(_RECORDER_STOP_S):
             log.warning("rows_left_for_next_start", extra={"files": self._recorder.backlog})
         self._files.close()
+
+
+@contextmanager
+def keeping(
+    settings: Settings, catalogue: Catalogue, files: PayloadFiles
+) -> Iterator[Callable[[RetrievedObject], None]]:
+    """Takes objects that were retrieved, one after the other, as if their peers had sent them.
+
+    Their rows are recorded at the end of the block; what is no input is kept aside. The callable raises StoreFull or
+    StoreFailed.
+    """
+    recorder = Recorder(catalogue, files)
+    services = _Services(settings, catalogue, files, recorder)
+    recorder.start()
+    try:
+        yield lambda found: _keep_retrieved(services, found)
+    finally:
+        if not recorder.stop(_RECORDER_STOP_S):
+            log.warning("rows_left_for_next_start", extra={"files": recorder.backlog})
+
+
+def _keep_retrieved(services: _Services, found: RetrievedObject) -> None:
+    incoming = services.open_data_set(
+        StoreRequest(
+            sop_class_uid=found.meta.sop_class_uid,
+            sop_instance_uid=found.meta.sop_instance_uid,
+            transfer_syntax_uid=found.meta.transfer_syntax_uid,
+            calling_ae_title=found.meta.sending_ae_title,
+            called_ae_title=found.meta.receiving_ae_title,
+            peer_host=found.meta.sending_host,
+        )
+    )
+    try:
+        incoming.write(found.data_set)
+    except BaseException:
+        incoming.abandon()
+        raise
+    incoming.finish()
 
 
 class _Services:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import CheckConstraint, Float, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from umit_pacs.store.tables import InputSetId, Name, Table, Time, Words, word
+from umit_pacs.store.tables import UID, InputSetId, Name, Table, Time, Words, word
 from umit_pacs.verdicts import Comment, FeedbackSource, FindingVerdict, Verdict
 
 
@@ -54,3 +54,19 @@ class FeedbackFindingRow(Table):
     final_presence: Mapped[Name | None]
     final_side: Mapped[Name | None]
     comment_code: Mapped[Comment | None] = mapped_column(word(Comment, "comment_code"))
+
+
+class ReportSearchRow(Table):
+    """That a peer is asked for the final report of a drafted study."""
+
+    __tablename__ = "report_searches"
+
+    study_instance_uid: Mapped[UID] = mapped_column(primary_key=True)
+    peer: Mapped[Name] = mapped_column(primary_key=True, comment="name of the peer; the peer itself may be gone")
+    begun_at: Mapped[Time] = mapped_column(comment="when the draft came to the end of its path")
+    looks: Mapped[int] = mapped_column(comment="times that the peer answered")
+    retrieved: Mapped[int] = mapped_column(comment="reports that came")
+    looked_at: Mapped[Time | None] = mapped_column(comment="last look, answered or not")
+    next_look_at: Mapped[Time | None] = mapped_column(index=True, comment="null: it has ended")
+    reason: Mapped[Name] = mapped_column(comment="stable word for the end, or for what failed last; empty for neither")
+    detail: Mapped[Words] = mapped_column(comment="the same for people; no patient data")

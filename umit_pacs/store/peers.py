@@ -10,7 +10,7 @@ from sqlalchemy import delete, select
 
 from umit_pacs.prior_studies import PriorBy
 from umit_pacs.settings import is_this_machine
-from umit_pacs.states import PeerKind, RetireBy
+from umit_pacs.states import PeerKind, RetireBy, RetrieveBy
 from umit_pacs.store.database import Catalogue, upsert
 from umit_pacs.store.tables import PeerRow
 
@@ -46,6 +46,8 @@ class Peer:
     ca_file: str = ""
     #: whether it is asked for earlier studies of a patient, and how it hands them over.
     priors_by: PriorBy = PriorBy.NO
+    #: whether it is asked for the final reports of drafted studies, and how it hands them over.
+    reports_by: RetrieveBy = RetrieveBy.NO
 
     def __post_init__(self) -> None:
         is_titled = bool(self.url) or 1 <= len(self.ae_title) <= 16
@@ -139,4 +141,5 @@ def _peer(row: PeerRow) -> Peer:
         url=row.url,
         ca_file=row.ca_file,
         priors_by=row.priors_by,
+        reports_by=row.reports_by,
     )

@@ -20,6 +20,7 @@ from umit_pacs.store.payload import from_json
 from umit_pacs.store.peer_counts import PeerCount, peer_count
 from umit_pacs.store.priors import prior_search
 from umit_pacs.store.questions import AskedQuestion, questions_about
+from umit_pacs.store.report_searches import ReportSearch, report_searches_of
 from umit_pacs.store.results import result_objects
 from umit_pacs.store.stopped import Stop, stopped_objects
 from umit_pacs.store.tables import (
@@ -111,6 +112,8 @@ class StudyStory:
     input_sets: tuple[InputSetStory, ...]
     #: what became of Key Object Selections of others.
     questions: tuple[AskedQuestion, ...]
+    #: the searches for its final report, by peer.
+    report_searches: tuple[ReportSearch, ...]
 
     @property
     def newest_version(self) -> InputSetStory | None:
@@ -161,6 +164,7 @@ def story(catalogue: Catalogue, study_uid: str) -> StudyStory | None:
             peer_count=peer_count(catalogue, study_uid),
             input_sets=input_sets,
             questions=questions_about(catalogue, study_uid),
+            report_searches=report_searches_of(catalogue, study_uid),
         )
 
 

@@ -30,7 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from umit_pacs.faults import FaultOutcome, GuardCheck
 from umit_pacs.handoffs import CompletionReason, ObjectKind
 from umit_pacs.prior_studies import PriorBy
-from umit_pacs.states import DeliveryState, InputSetState, RetireBy
+from umit_pacs.states import DeliveryState, InputSetState, RetireBy, RetrieveBy
 
 
 class InstanceUse(enum.StrEnum):
@@ -107,6 +107,7 @@ class Table(DeclarativeBase):
         ObjectKind: word(ObjectKind, "kind"),
         RetireBy: word(RetireBy, "retire_by"),
         PriorBy: word(PriorBy, "priors_by"),
+        RetrieveBy: word(RetrieveBy, "reports_by"),
         GuardCheck: word(GuardCheck, "guard_check"),
         FaultOutcome: word(FaultOutcome, "outcome"),
     }
@@ -376,6 +377,9 @@ class PeerRow(Table):
     ca_file: Mapped[Path] = mapped_column(comment="certificate authority of a reporting system; empty: the system's")
     priors_by: Mapped[PriorBy] = mapped_column(
         comment="whether it is asked for earlier studies, and how it hands them over"
+    )
+    reports_by: Mapped[RetrieveBy] = mapped_column(
+        comment="whether it is asked for final reports, and how it hands them over"
     )
 
     __table_args__ = (CheckConstraint("port BETWEEN 0 AND 65535", name="port"),)

@@ -82,6 +82,8 @@ class FHIRStore:
     posts: list[bytes] = field(default_factory=list)
     #: answered in place of taking a transaction: an HTTP status; 200: it stands in an entry; 0: the connection ends.
     failure: int | None = None
+    #: the only Authorization header that is accepted; "": none is asked for.
+    authorization: str = ""
 
     def newest(self, kind: str) -> list[dict]:
         return [versions[-1] for place, versions in self.versions.items() if place.startswith(f"{kind}/")]
@@ -105,12 +107,17 @@ class FHIRStore:
 
 
 @contextmanager
-def running_fhir_store() -> Iterator[FHIRStore]:
+def running_fhir_store(context: ssl.SSLContext | None = None) -> Iterator[FHIRStore]:
     store = FHIRStore()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
+            if store.authorization and self.headers["Authorization"] != store.authorization:
+                self.send_response(401)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             store.posts.append(content)
             if store.failure == 0:
                 self.close_connection = True
@@ -135,6 +142,9 @@ def running_fhir_store() -> Iterator[FHIRStore]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # a client that is refused in the handshake
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     store.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -160,3 +170,39 @@ def certificate_in(folder: Path) -> tuple[Path, Path]:
         check=True, capture_output=True,
     )  # fmt: skip
     return certificate, key
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A hospital's authority, a server's certificate for localhost and a node's, in PEM; keys without passphrase."""
+
+    authority: Path
+    server: tuple[Path, Path]
+    node: tuple[Path, Path]
+
+    def demanding_context(self) -> ssl.SSLContext:
+        """A server's context that lets nobody in without a certificate of the authority."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.server)
+        context.load_verify_locations(self.authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+def certificates_in(folder: Path) -> Certificates:
+    """Made anew by openssl."""
+
+    def openssl(*arguments: str | Path) -> None:
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, cwd=folder)
+
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=Test Authority",
+            "-keyout", "ca.key", "-out", "ca.crt")  # fmt: skip
+    made = {}
+    for name in ("server", "node"):
+        openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", f"{name}.key",
+                "-out", f"{name}.csr")  # fmt: skip
+        (folder / f"{name}.ext").write_text("subjectAltName=DNS:localhost\n")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
+                "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.crt")  # fmt: skip
+        made[name] = (folder / f"{name}.crt", folder / f"{name}.key")
+    return Certificates(authority=folder / "ca.crt", **made)

@@ -103,16 +103,22 @@ class RemoteSettings(Section):
 
     def read_api_key(self) -> str:
         """The key itself; "" for none. Raises InvalidConfiguration when it is not where `api_key` says."""
-        kind, _, where = self.api_key.partition(":")
-        if not kind:
-            return ""
-        try:
-            key = os.environ[where] if kind == "env" else Path(where).read_text(encoding="utf-8")
-        except (KeyError, OSError, UnicodeDecodeError) as exc:
-            raise InvalidConfiguration(f"model.remote.api_key: nothing can be read from {self.api_key}") from exc
-        if not key.strip().isascii() or not key.strip().isprintable() or not key.strip():
-            raise InvalidConfiguration(f"model.remote.api_key: {self.api_key} holds no key")
-        return key.strip()
+        return read_secret(self.api_key, "model.remote.api_key") if self.api_key else ""
+
+
+def read_secret(reference: str, setting: str) -> str:
+    """The secret that `env:NAME` or `file:PATH` refers to; `setting` names it in errors.
+
+    Raises InvalidConfiguration, which never shows the secret.
+    """
+    kind, _, where = reference.partition(":")
+    try:
+        secret = os.environ[where] if kind == "env" else Path(where).read_text(encoding="utf-8")
+    except (KeyError, OSError, UnicodeDecodeError) as exc:
+        raise InvalidConfiguration(f"{setting}: nothing can be read from {reference}") from exc
+    if not secret.strip().isascii() or not secret.strip().isprintable() or not secret.strip():
+        raise InvalidConfiguration(f"{setting}: {reference} holds nothing that can be one")
+    return secret.strip()
 
 
 def is_this_machine(host: str) -> bool:
@@ -232,6 +238,12 @@ class HL7Settings(Section):
     maximum_message_bytes: int = Field(4 * 1024**2, ge=1024, description="Longest message that is taken.")
     maximum_connections: int = Field(16, ge=1, description="Connections open at once.")
     idle_timeout_s: float = Field(300.0, gt=0, description="Longest silence on a connection.")
+
+    @model_validator(mode="after")
+    def _certificates_mean_tls(self) -> HL7Settings:
+        if self.certificate_file is None and (self.key_file is not None or self.ca_file is not None):
+            raise ValueError("without certificate_file there is no TLS, and key_file and ca_file would do nothing")
+        return self
 
 
 class FinalReportsSettings(Section):

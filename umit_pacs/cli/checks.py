@@ -17,7 +17,7 @@ from umit_pacs.dicom_network.query import echo
 from umit_pacs.errors import PeerRefused, UmitPacsError
 from umit_pacs.handoffs import Language
 from umit_pacs.pixels.writing import reading_languages
-from umit_pacs.reporting_systems.sending import ReportingSystem, reach
+from umit_pacs.reporting_systems.connecting import reach, system_of
 from umit_pacs.result_objects.fonts import find_fonts
 from umit_pacs.routing.rules import RuleSet
 from umit_pacs.settings import Settings
@@ -189,9 +189,9 @@ def check_peers(settings: Settings) -> Iterator[Finding]:
 
 def _examine_reporting_system(peer: Peer) -> Finding:
     try:
-        reach(ReportingSystem(name=peer.name, url=peer.url, ca_file=peer.ca_file), ECHO_TIMEOUTS)
+        reach(system_of(peer), ECHO_TIMEOUTS)
     except UmitPacsError as exc:
-        way_out = "Check that it runs, its address, and the authority of its certificate."
+        way_out = "Check that it runs, its address, and the certificates of both sides."
         return Finding(check=f"peer {peer.name}", is_ok=False, detail=exc.detail, way_out=way_out)
     return Finding(check=f"peer {peer.name}", is_ok=True, detail="can be reached")
 

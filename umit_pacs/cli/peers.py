@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,26 +162,67 @@ def add_reporting_system(
     ca_file: Annotated[
         Path | None, typer.Option(help="Certificate authority of its certificate instead of the system's.")
     ] = None,
+    certificate_file: Annotated[
+        Path | None, typer.Option(help="Certificate (PEM) that this node shows to a system that demands one.")
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Its private key (PEM), without passphrase; default: in the same file.")
+    ] = None,
+    token: Annotated[
+        str, typer.Option(help="Where the bearer token for a FHIR server is, env:NAME or file:PATH.")
+    ] = "",
+    sending_application: Annotated[str, typer.Option(help="MSH-3 of messages to it; default: UMIT PACS.")] = "",
+    sending_facility: Annotated[str, typer.Option(help="MSH-4; default: the institution's name.")] = "",
+    receiving_application: Annotated[str, typer.Option(help="MSH-5.")] = "",
+    receiving_facility: Annotated[str, typer.Option(help="MSH-6.")] = "",
     config: ConfigOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Add a reporting system, which gets drafts as preliminary reports, or change the one of this name."""
-    from umit_pacs.store.peers import reporting_system
+    from umit_pacs.store.peers import MessageAddresses, reporting_system
 
     settings = settings_from(config)
     _require_name(name)
-    if ca_file is not None and not ca_file.is_file():
-        raise InvalidConfiguration(f"--ca-file: there is no file {ca_file}")
+    kind, _, where = token.partition(":")
     try:
-        peer = reporting_system(name, url, ca_file=str(ca_file.resolve()) if ca_file else "")
+        peer = reporting_system(
+            name,
+            url,
+            ca_file=_existing("--ca-file", ca_file),
+            certificate_file=_existing("--certificate-file", certificate_file),
+            key_file=_existing("--key-file", key_file),
+            token=f"file:{_existing('--token', Path(where))}" if kind == "file" else token,
+            message_addresses=MessageAddresses(
+                sending_application=sending_application,
+                sending_facility=sending_facility,
+                receiving_application=receiving_application,
+                receiving_facility=receiving_facility,
+            ),
+        )
     except ValueError as exc:
         raise InvalidConfiguration(f"{url}: {exc}") from exc
+    _require_certificate(peer)
     _store(peer, settings)
     if as_json:
         print_json(dataclasses.asdict(peer))
         return
     console.print(f"Reporting system {name} is known: {peer.url}.", markup=False, soft_wrap=True)
     console.print("  A rule that names it as destination sends it drafts.")
+
+
+def _existing(option: str, path: Path | None) -> str:
+    """The whole path of a file that an option names; "" for none. Raises InvalidConfiguration."""
+    if path is not None and not path.is_file():
+        raise InvalidConfiguration(f"{option}: there is no file {path}")
+    return "" if path is None else str(path.resolve())
+
+
+def _require_certificate(peer: Peer) -> None:
+    """Raise InvalidConfiguration unless the certificate that the peer is to be shown can be used."""
+    from umit_pacs.reporting_systems.connecting import load_certificate
+
+    if peer.certificate_file:
+        load_certificate(ssl.create_default_context(), peer.certificate_file, peer.key_file)
 
 
 def remove(name: NameArgument, config: ConfigOption = None, as_json: JSONOption = False) -> None:
@@ -232,7 +274,7 @@ def _echo(peer: Peer, rules: RuleSet, settings: Settings) -> dict[str, Any]:
     from umit_pacs.cli.peer_needs import refused_names
     from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
     from umit_pacs.dicom_network.query import echo as c_echo
-    from umit_pacs.reporting_systems.sending import ReportingSystem, reach
+    from umit_pacs.reporting_systems.connecting import reach, system_of
 
     wait_s = settings.deliver.connect_timeout_s
     timeouts = NetworkTimeouts(connect_s=wait_s, response_s=wait_s)
@@ -240,7 +282,7 @@ def _echo(peer: Peer, rules: RuleSet, settings: Settings) -> dict[str, Any]:
     started, failure = time.monotonic(), ""
     try:
         if peer.url:
-            reach(ReportingSystem(name=peer.name, url=peer.url, ca_file=peer.ca_file), timeouts)
+            reach(system_of(peer), timeouts)
         else:
             address = PeerAddress(ae_title=peer.ae_title, host=peer.host, port=peer.port)
             c_echo(address, calling_ae_title=settings.listener.ae_title, timeouts=timeouts)

@@ -121,7 +121,8 @@ def _context(settings: HL7Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.certificate_file, settings.key_file)
+    # A key with a passphrase is an error; asking for it would hold the process up.
+    context.load_cert_chain(settings.certificate_file, settings.key_file, password="")
     if settings.ca_file is not None:
         context.load_verify_locations(settings.ca_file)
         context.verify_mode = ssl.CERT_REQUIRED

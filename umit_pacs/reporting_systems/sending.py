@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 
@@ -16,7 +14,16 @@ from umit_pacs.dicom_network.sender import NO_ANSWER
 from umit_pacs.dicom_network.statuses import Outcome
 from umit_pacs.errors import PeerUnavailable
 from umit_pacs.hl7_network.messages import Message, MessageRefused, parse
+from umit_pacs.reporting_systems.connecting import (
+    ReportingSystem,
+    authorization,
+    certificate_demanded,
+    connected,
+    demands_certificate,
+    tls_context,
+)
 from umit_pacs.states import DeliveryRemark, PeerKind
+from umit_pacs.store.peers import MessageAddresses
 
 _START, _END = b"\x0b", b"\x1c\x0d"
 _PIECE_BYTES = 64 * 1024
@@ -28,6 +35,7 @@ _TAKEN = frozenset({"AA", "CA"})
 _FHIR_JSON = {"Content-Type": "application/fhir+json", "Accept": "application/fhir+json"}
 #: request timeout, conflict, too early, too many requests.
 _MAY_WORK_LATER = frozenset({408, 409, 425, 429})
+_UNAUTHORISED = 401
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,16 +54,6 @@ _NO_ANSWER = Answer(outcome=Outcome.LATER, status=DeliveryRemark.NO_ANSWER, deta
 _NOT_SENT = Answer(outcome=Outcome.LATER, status=DeliveryRemark.NO_ANSWER, detail="not_sent")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReportingSystem:
-    """Where it is: mllp, mllps, http or https; the ones without TLS on this machine only."""
-
-    name: str
-    url: str
-    #: certificate authority of its certificate; "": the system's.
-    ca_file: str
-
-
 def send_messages(messages: Sequence[bytes], system: ReportingSystem, timeouts: NetworkTimeouts) -> list[Answer]:
     """Send HL7 messages over one connection, each after the answer to the one before; one answer each, in order.
 
@@ -63,48 +61,34 @@ def send_messages(messages: Sequence[bytes], system: ReportingSystem, timeouts: 
     was sent then.
     """
     answers: list[Answer] = []
-    with _connected(system, timeouts) as connection:
+    with connected(system, timeouts) as connection:
         for content in messages:
-            answers.append(_exchange(connection, content))
-            if answers[-1] is _NO_ANSWER:
+            answers.append(_exchange(connection, addressed(content, system.message_addresses), system))
+            if answers[-1].outcome is Outcome.LATER:
                 break
     return answers + [_NOT_SENT] * (len(messages) - len(answers))
 
 
-def _connected(system: ReportingSystem, timeouts: NetworkTimeouts) -> socket.socket:
-    parts = urlsplit(system.url)
-    context = _tls_context(system) if parts.scheme in ("mllps", "https") else None
-    try:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        connection = socket.create_connection((parts.hostname, port), timeout=timeouts.connect_s)
-    except OSError as exc:
-        raise PeerUnavailable(f"{system.name} does not answer") from exc
-    try:
-        if context is not None:
-            connection = context.wrap_socket(connection, server_hostname=parts.hostname)
-    except OSError as exc:
-        connection.close()
-        words = "its certificate is not accepted" if isinstance(exc, ssl.SSLCertVerificationError) else "TLS fails"
-        raise PeerUnavailable(f"{system.name}: {words}") from exc
-    connection.settimeout(timeouts.response_s)
-    return connection
+def addressed(content: bytes, addresses: MessageAddresses) -> bytes:
+    """The message with the applications and facilities that one system is told (MSH-3 to MSH-6); all else as it was.
+
+    They are no part of the stored result, which may go to several systems; the same settings give the same bytes.
+    """
+    head, end, rest = content.partition(b"\r")
+    fields = head.split(b"|")
+    for position, name in enumerate(MessageAddresses.__dataclass_fields__, 2):
+        if text := getattr(addresses, name):
+            fields[position] = text.encode("utf-8")
+    return b"|".join(fields) + end + rest
 
 
-def _tls_context(system: ReportingSystem) -> ssl.SSLContext:
-    """TLS that checks the other side's certificate and name. Raises PeerUnavailable when no authority is read."""
-    try:
-        context = ssl.create_default_context(cafile=system.ca_file or None)
-    except OSError as exc:
-        raise PeerUnavailable(f"{system.name}: the certificate authority's file cannot be read") from exc
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def _exchange(connection: socket.socket, content: bytes) -> Answer:
+def _exchange(connection: socket.socket, content: bytes, system: ReportingSystem) -> Answer:
     try:
         connection.sendall(_START + content + _END)
         answered = _answer_bytes(connection)
-    except OSError:
+    except OSError as exc:
+        if demands_certificate(exc):
+            return _not_let_in(system)
         answered = b""
     return _answer(parse(content), answered) if answered else _NO_ANSWER
 
@@ -146,23 +130,31 @@ def send_transactions(
     Raises PeerUnavailable when the first cannot be sent because nobody is there.
     """
     answers: list[Answer] = []
-    verify = _tls_context(system) if system.url.startswith("https") else True
+    verify = tls_context(system) if system.url.startswith("https") else True
+    headers = _FHIR_JSON | authorization(system)
     timeout = httpx2.Timeout(timeouts.response_s, connect=timeouts.connect_s)
     with httpx2.Client(verify=verify, timeout=timeout, trust_env=False) as client:
         for content in transactions:
             try:
-                answers.append(_after_post(client.post(system.url, content=content, headers=_FHIR_JSON)))
+                answers.append(_after_post(client.post(system.url, content=content, headers=headers), system))
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as exc:
                 if not answers:
                     raise PeerUnavailable(f"{system.name} does not answer, or its certificate is not accepted") from exc
                 answers.append(_NOT_SENT)
-            except httpx2.RequestError:
-                answers.append(_NO_ANSWER)
+            except httpx2.RequestError as exc:
+                answers.append(_not_let_in(system) if demands_certificate(exc) else _NO_ANSWER)
     return answers
 
 
-def _after_post(response: httpx2.Response) -> Answer:
-    """2xx: taken, under the identifier that the server gives; 4xx: refused for good; the rest may work later."""
+def _not_let_in(system: ReportingSystem) -> Answer:
+    return Answer(outcome=Outcome.LATER, status=DeliveryRemark.NO_ANSWER, detail=certificate_demanded(system))
+
+
+def _after_post(response: httpx2.Response, system: ReportingSystem) -> Answer:
+    """2xx: taken, under the identifier that the server gives; 4xx: refused for good; the rest may work later.
+
+    401 may too: a token is renewed where it is kept, and read again each time.
+    """
     status = str(response.status_code)
     try:
         body = response.json()
@@ -172,6 +164,9 @@ def _after_post(response: httpx2.Response) -> Answer:
     if response.is_success:
         return _after_entries([entry.get("response", {}) for entry in said.get("entry", [])], status)
     is_final = response.is_client_error and response.status_code not in _MAY_WORK_LATER
+    if response.status_code == _UNAUTHORISED:
+        token = f"does not accept the token from {system.token}" if system.token else "wants a token: set --token"
+        return Answer(outcome=Outcome.LATER, status=status, detail=f"{system.name} {token}")
     outcome = Outcome.REFUSED if is_final else Outcome.LATER
     return Answer(outcome=outcome, status=status, detail=_issues(said) or f"the server answers {status}")
 
@@ -201,8 +196,3 @@ SENDERS: dict[PeerKind, Callable[[Sequence[bytes], ReportingSystem, NetworkTimeo
     PeerKind.HL7: send_messages,
     PeerKind.FHIR: send_transactions,
 }
-
-
-def reach(system: ReportingSystem, timeouts: NetworkTimeouts) -> None:
-    """Open a connection, with TLS where the address says so, and close it. Raises PeerUnavailable."""
-    _connected(system, timeouts).close()

@@ -15,8 +15,9 @@ from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.sender import NO_ANSWER, StoreOutcome, send_objects
 from umit_pacs.dicom_network.statuses import Outcome
 from umit_pacs.errors import RetryLater
+from umit_pacs.reporting_systems.connecting import system_of
 from umit_pacs.reporting_systems.reports import spoken_by
-from umit_pacs.reporting_systems.sending import SENDERS, Answer, ReportingSystem
+from umit_pacs.reporting_systems.sending import SENDERS, Answer
 from umit_pacs.settings import DeliverSettings
 from umit_pacs.states import MISSING_REMARKS, DeliveryRemark, DeliveryState, PeerKind
 from umit_pacs.store import peers
@@ -123,11 +124,10 @@ def _report(
     files: PayloadFiles, settings: DeliverSettings, destination: peers.Peer, items: Sequence[Delivery], now: datetime
 ) -> list[DeliveryChange]:
     """Tell a reporting system; what became of each result."""
-    system = ReportingSystem(name=destination.name, url=destination.url, ca_file=destination.ca_file)
     timeouts = NetworkTimeouts(connect_s=settings.connect_timeout_s, response_s=settings.response_timeout_s)
     contents = [files.path(item.relative_path).read_bytes() for item in items]
     try:
-        answers = SENDERS[destination.kind](contents, system, timeouts)
+        answers = SENDERS[destination.kind](contents, system_of(destination), timeouts)
     except RetryLater as exc:
         return _away(settings, destination, items, exc, now)
     return [_after_sending(settings, item, answer, now) for item, answer in zip(items, answers, strict=True)]

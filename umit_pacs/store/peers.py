@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from sqlalchemy import delete, select
@@ -15,6 +17,27 @@ from umit_pacs.store.database import Catalogue, upsert
 from umit_pacs.store.tables import PeerRow
 
 _SCHEMES = ("mllp", "mllps", "http", "https")
+#: HL7 v2.5.1 2.A.33.
+_LONGEST_HD = 227
+_DELIMITERS = frozenset("|~&\\")
+_SECRET = re.compile(r"(env|file):.+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MessageAddresses:
+    """MSH-3 to MSH-6 of HL7 messages to one system, components separated by ^; "": what the message has of itself."""
+
+    sending_application: str = ""
+    sending_facility: str = ""
+    receiving_application: str = ""
+    receiving_facility: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            text = getattr(self, name)
+            if len(text) > _LONGEST_HD or not text.isprintable() or _DELIMITERS & set(text):
+                words = name.replace("_", "-")
+                raise ValueError(f"--{words}: at most {_LONGEST_HD} characters, without | ~ & and \\")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +69,12 @@ class Peer:
     ca_file: str = ""
     #: whether it is asked for earlier studies of a patient, and how it hands them over.
     priors_by: PriorBy = PriorBy.NO
+    #: certificate that this node shows to a reporting system, and its key where that is in a file of its own.
+    certificate_file: str = ""
+    key_file: str = ""
+    #: where the bearer token for a FHIR server is, env:NAME or file:PATH; the token itself is never kept.
+    token: str = ""
+    message_addresses: MessageAddresses = field(default_factory=MessageAddresses)
     #: whether it is asked for the final reports of drafted studies, and how it hands them over.
     reports_by: RetrieveBy = RetrieveBy.NO
 
@@ -67,10 +96,11 @@ class Peer:
         return self.addresses or (self.host,)
 
 
-def reporting_system(name: str, url: str, *, ca_file: str = "") -> Peer:
-    """The peer at this address, which takes drafts and nothing else.
+def reporting_system(name: str, url: str, **abilities: Any) -> Peer:
+    """The peer at this address, which takes drafts and nothing else; `abilities` are fields of it.
 
-    Raises ValueError for an address that is none, or that would carry a draft to another machine without TLS.
+    Raises ValueError for an address that is none, or that would carry a draft to another machine without TLS; and for
+    what a system of this kind has no use for.
     """
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
@@ -78,7 +108,7 @@ def reporting_system(name: str, url: str, *, ca_file: str = "") -> Peer:
         raise ValueError("an address such as mllps://ris.hospital:2575 or https://fhir.hospital/r4")
     if parts.scheme in ("mllp", "http") and not is_this_machine(parts.hostname):
         raise ValueError("drafts leave this machine by mllps or https alone")
-    return Peer(
+    found = Peer(
         name=name,
         ae_title="",
         host=parts.hostname,
@@ -86,8 +116,24 @@ def reporting_system(name: str, url: str, *, ca_file: str = "") -> Peer:
         may_send=False,
         receives_results=True,
         url=url.rstrip("/"),
-        ca_file=ca_file,
+        **abilities,
     )
+    _require_fitting(found)
+    return found
+
+
+def _require_fitting(system: Peer) -> None:
+    """Raise ValueError when a reporting system is given what would have no effect."""
+    if system.url.startswith(("mllp:", "http:")) and (system.ca_file or system.certificate_file):
+        raise ValueError("certificates are for mllps and https; this address has no TLS")
+    if system.key_file and not system.certificate_file:
+        raise ValueError("--key-file: it is the key of a certificate; name that by --certificate-file")
+    if system.token and system.kind is not PeerKind.FHIR:
+        raise ValueError("--token: HL7 over MLLP has no tokens; a certificate (--certificate-file) shows who sends")
+    if system.token and not _SECRET.fullmatch(system.token):
+        raise ValueError("--token: env:NAME or file:PATH, which says where the token is; never the token itself")
+    if system.message_addresses != MessageAddresses() and system.kind is not PeerKind.HL7:
+        raise ValueError("sending and receiving application and facility are for HL7 messages (mllp, mllps)")
 
 
 def peers(catalogue: Catalogue) -> tuple[Peer, ...]:
@@ -114,6 +160,7 @@ def add_peer(catalogue: Catalogue, added: Peer) -> None:
     """Add a peer, or change the one of this name."""
     row = {name: getattr(added, name) for name in Peer.__dataclass_fields__}
     row["addresses"] = json.dumps(added.addresses)
+    row["message_addresses"] = json.dumps(asdict(added.message_addresses))
     with catalogue.writing() as session:
         upsert(session, PeerRow, row, key=["name"])
 
@@ -141,5 +188,9 @@ def _peer(row: PeerRow) -> Peer:
         url=row.url,
         ca_file=row.ca_file,
         priors_by=row.priors_by,
+        certificate_file=row.certificate_file,
+        key_file=row.key_file,
+        token=row.token,
+        message_addresses=MessageAddresses(**json.loads(row.message_addresses)),
         reports_by=row.reports_by,
     )

@@ -378,6 +378,12 @@ class PeerRow(Table):
     priors_by: Mapped[PriorBy] = mapped_column(
         comment="whether it is asked for earlier studies, and how it hands them over"
     )
+    certificate_file: Mapped[Path] = mapped_column(
+        comment="certificate that this node shows to a reporting system; empty: none"
+    )
+    key_file: Mapped[Path] = mapped_column(comment="its private key; empty: in the same file")
+    token: Mapped[Path] = mapped_column(comment="where the bearer token is, env:NAME or file:PATH; never the token")
+    message_addresses: Mapped[Words] = mapped_column(comment="MSH-3 to MSH-6 as JSON")
     reports_by: Mapped[RetrieveBy] = mapped_column(
         comment="whether it is asked for final reports, and how it hands them over"
     )

@@ -24,8 +24,8 @@ from umit_pacs.store import peers
 from umit_pacs.store.database import Catalogue
 from umit_pacs.store.deliveries import Delivery, DeliveryChange, change_deliveries, deliveries
 from umit_pacs.store.files import PayloadFiles, file_sha256
-from umit_pacs.store.results import result_objects
-from umit_pacs.store.withdrawals import NOTES, begin_deliveries
+from umit_pacs.store.results import NOTES, result_objects
+from umit_pacs.store.withdrawals import begin_deliveries
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,9 @@ from umit_pacs.store.payload import from_json, to_json
 from umit_pacs.store.studies import InputSetUnknown
 from umit_pacs.store.tables import DecisionRow, FindingsRow, InputSetInstance, InputSetRow, ResultObjectRow
 
+#: what takes something back; it is never taken back itself.
+NOTES = frozenset({ObjectKind.REJECTION_NOTE, ObjectKind.NOTICE, ObjectKind.HL7_WITHDRAWAL, ObjectKind.FHIR_WITHDRAWAL})
+
 #: the drafts of an input set in one of these are at their destinations, on their way, or kept for a person.
 _STANDS = frozenset(
     {
@@ -132,8 +135,7 @@ def predecessor_results(catalogue: Catalogue, input_set: InputSet) -> tuple[Resu
             row = session.get_one(InputSetRow, predecessor_id)
         if row.state in {InputSetState.RETRACTING, InputSetState.RETRACTED}:
             return ()
-        notes = {ObjectKind.REJECTION_NOTE, ObjectKind.NOTICE}
-        drafts = tuple(item for item in result_objects(catalogue, predecessor_id) if item.kind not in notes)
+        drafts = tuple(item for item in result_objects(catalogue, predecessor_id) if item.kind not in NOTES)
         if drafts:
             return drafts
         predecessor_id = row.predecessor_id

@@ -28,14 +28,11 @@ from umit_pacs.states import (
 )
 from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.deliveries import planned_row
-from umit_pacs.store.results import insert_result_objects, result_object
+from umit_pacs.store.results import NOTES, insert_result_objects, result_object
 from umit_pacs.store.studies import RETRACTION_NOT_TAKEN, TWO_PATIENTS, enter_state
 from umit_pacs.store.tables import DeliveryRow, InputSetRow, ResultObjectRow, StateChangeRow
 
 log = logging.getLogger(__name__)
-
-#: what takes something back; it is never taken back itself.
-NOTES = frozenset({ObjectKind.REJECTION_NOTE, ObjectKind.NOTICE, ObjectKind.HL7_WITHDRAWAL, ObjectKind.FHIR_WITHDRAWAL})
 
 #: a later version does not end these: they have ended without a draft, or by a retraction.
 _STAYS = frozenset(

@@ -10,6 +10,7 @@ from umit_pacs.states import InputSetState
 from umit_pacs.store.instances import record_instances
 from umit_pacs.store.payload import from_json, to_json
 from umit_pacs.store.results import (
+    NOTES,
     ResultChanged,
     decision,
     findings,
@@ -107,6 +108,15 @@ def test_the_nearest_predecessor_with_results_is_superseded(catalogue, input_set
     record_result_objects(catalogue, "b", (result_object(2),))
     assert predecessor_results(catalogue, following) == (result_object(2),)
     assert predecessor_results(catalogue, input_set) == ()
+
+
+@pytest.mark.parametrize("kind", sorted(NOTES))
+def test_what_takes_drafts_back_is_no_predecessor_of_a_draft(catalogue, input_set, kind):
+    record_result_objects(catalogue, "a", [result_object(1, kind=kind)])
+    record_instances(catalogue, [stored_instance(2)])
+    following = input_set_of("b", stored_instance(1), stored_instance(2), predecessor_id="a")
+    create_input_set(catalogue, following)
+    assert predecessor_results(catalogue, following) == ()
 
 
 def test_our_own_objects_are_known_by_instance_and_by_series(catalogue, input_set):

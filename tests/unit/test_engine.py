@@ -26,7 +26,7 @@ from umit_pacs.errors import CheckpointInvalid, InvalidConfiguration, NoUsableFr
 from umit_pacs.handoffs import Abstention, Language, RegionKind, SeriesUID, Task, TaskOrder
 from umit_pacs.umit_model.checkpoint import find_checkpoint, write_manifest
 from umit_pacs.umit_model.decoder import Decoder, KeyValueBuffers
-from umit_pacs.umit_model.engine import load_engine, merged
+from umit_pacs.umit_model.engine import LocalEngine, load_engine, merged
 from umit_pacs.umit_model.generation import SharedHead, encode_images, generate, split_prompt
 from umit_pacs.umit_model.input_check import fit_input_check, input_vector, write_input_checks
 from umit_pacs.umit_model.instructions import instruction
@@ -179,6 +179,16 @@ def test_rows_of_several_adapters_get_what_each_adapter_gives_alone(tiny_engine)
     torch.testing.assert_close(same[2], mixed[2], atol=1e-6, rtol=1e-5)
     assert not torch.allclose(mixed[0], same[0], atol=1e-6)
     assert isinstance(loaded.peft_model.get_submodule(layer), LoraLayer)
+
+
+def test_adapters_are_mixed_where_the_rows_that_there_are_fit_whatever_the_limit(tiny_folder):  # noqa: F811
+    loaded = load_model(tiny_settings(tiny_folder), tiny_folder.parent)
+    orders = orders_for("DX")[::-1]
+    assert len({loaded.manifest.profile(order.task, "DX").adapter for order in orders}) > 2
+    for limit in (len(orders), 10**9):
+        engine = LocalEngine(loaded, input_checks={}, maximum_batch=limit)
+        engine.answer(radiograph(), orders, TEMPLATES)
+        assert engine.largest_batch == len(orders)
 
 
 def test_an_answer_does_not_depend_on_what_else_is_answered(tiny_engine):  # noqa: F811

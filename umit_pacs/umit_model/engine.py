@@ -205,7 +205,8 @@ class LocalEngine:
     def _answer_parts(self, parts: Sequence[_Part]) -> list[ModelAnswer]:
         answers: dict[int, ModelAnswer] = {}
         watch = TokenWatch(sorted({token for part in parts for token in part.question.watched_ids}))
-        may_mix = self._adapters is not None and self._adapters.may_mix(self._maximum_batch)
+        most_rows = min(self._maximum_batch, len(parts))
+        may_mix = self._adapters is not None and self._adapters.may_mix(most_rows)
 
         def run(prompts: list[Prompt]) -> list[GeneratedAnswer]:
             generated = answer_prompts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
@@ -13,7 +13,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage
 
 from umit_pacs.errors import StudyUnusable
-from umit_pacs.handoffs import FrameReference, ObjectKind
+from umit_pacs.handoffs import ObjectKind
 from umit_pacs.result_objects.composition import Composition
 from umit_pacs.result_objects.fonts import Font, Fonts, find_fonts
 from umit_pacs.result_objects.frame_headers import image_reference
@@ -46,7 +46,8 @@ def document(work: Composition) -> Dataset:
     ds.SecondaryCaptureDeviceSoftwareVersions = ds.SoftwareVersions
     ds.BurnedInAnnotation, ds.RecognizableVisualFeatures = "YES", "NO"
     ds.AcquisitionDateTime = ""
-    ds.SourceInstanceSequence = [_instance(uid, frame) for uid, frame in _instances(draft.frames).items()]
+    instances = {frame.sop_instance_uid: replace(frame, frame_number=None) for frame in draft.frames}
+    ds.SourceInstanceSequence = [image_reference(instance) for instance in instances.values()]
     ds.DocumentTitle = f"{draft.banner}: {draft.title}"
     title = codes.cid7000.DiagnosticImagingReport
     ds.ConceptNameCodeSequence = [code_item(title.value, title.scheme_designator, title.meaning)]
@@ -55,18 +56,6 @@ def document(work: Composition) -> Dataset:
     ds.EncapsulatedDocument = _pdf(work)
     ds.EncapsulatedDocumentLength = len(ds.EncapsulatedDocument)
     return ds
-
-
-def _instances(frames: tuple[FrameReference, ...]) -> dict[str, FrameReference]:
-    return {frame.sop_instance_uid: frame for frame in frames}
-
-
-def _instance(uid: str, frame: FrameReference) -> Dataset:
-    item = image_reference(frame)
-    item.ReferencedSOPInstanceUID = uid
-    if "ReferencedFrameNumber" in item:
-        del item.ReferencedFrameNumber
-    return item
 
 
 def _pdf(work: Composition) -> bytes:

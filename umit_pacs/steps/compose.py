@@ -39,10 +39,10 @@ from umit_pacs.result_objects.comparison import told_of
 from umit_pacs.result_objects.composers import COMPOSERS
 from umit_pacs.result_objects.composition import Composition
 from umit_pacs.result_objects.draft import Draft
-from umit_pacs.result_objects.encode import encode
+from umit_pacs.result_objects.encode import encode, result_object
 from umit_pacs.result_objects.pages import Page
 from umit_pacs.result_objects.profiles import kinds_to_compose
-from umit_pacs.result_objects.provenance import TRANSFER_SYNTAX_UID, Provenance
+from umit_pacs.result_objects.provenance import Provenance
 from umit_pacs.result_objects.sources import SourceStudy, describe_series, header_text
 from umit_pacs.result_objects.uids import UIDs
 from umit_pacs.result_objects.write_draft import write_draft
@@ -259,16 +259,7 @@ def _stopped(kind: ObjectKind, number: int, exc: Exception, run: _Run) -> Stoppe
 
 def _kept(ds: Dataset, kind: ObjectKind, relative_path: str, content: bytes, run: _Run) -> ResultObject:
     sha256, size_bytes = run.files.write_durably(relative_path, [content])
-    return ResultObject(
-        sop_instance_uid=InstanceUID(str(ds.SOPInstanceUID)),
-        sop_class_uid=str(ds.SOPClassUID),
-        series_instance_uid=SeriesUID(str(ds.SeriesInstanceUID)),
-        transfer_syntax_uid=str(TRANSFER_SYNTAX_UID),
-        kind=kind,
-        relative_path=relative_path,
-        sha256=sha256,
-        size_bytes=size_bytes,
-    )
+    return result_object(ds, kind, relative_path=relative_path, sha256=sha256, size_bytes=size_bytes)
 
 
 def _path_of(ds: Dataset, kind: ObjectKind, number: int, run: _Run) -> str:

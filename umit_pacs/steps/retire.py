@@ -16,13 +16,13 @@ from datetime import datetime
 from pydicom.dataset import Dataset
 
 from umit_pacs.errors import ResultInvalid, StudyUnusable
-from umit_pacs.handoffs import InstanceUID, Language, ObjectKind, ResultObject, SeriesUID, StudyUID
+from umit_pacs.handoffs import Language, ObjectKind, ResultObject, StudyUID
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.reporting_systems.reports import REPORTS, keep_report, spoken_by
 from umit_pacs.result_objects.check import check_object
-from umit_pacs.result_objects.encode import encode
+from umit_pacs.result_objects.encode import encode, result_object
 from umit_pacs.result_objects.notice import notice
-from umit_pacs.result_objects.provenance import TRANSFER_SYNTAX_UID, Provenance
+from umit_pacs.result_objects.provenance import Provenance
 from umit_pacs.result_objects.rejection_note import rejection_note
 from umit_pacs.result_objects.sources import SourceStudy, header_text
 from umit_pacs.result_objects.uids import UIDs
@@ -198,13 +198,4 @@ def _keep(
     if path.exists():
         content = path.read_bytes()
     sha256, size_bytes = files.write_durably(relative_path, [content])
-    return ResultObject(
-        sop_instance_uid=InstanceUID(uid),
-        sop_class_uid=str(ds.SOPClassUID),
-        series_instance_uid=SeriesUID(str(ds.SeriesInstanceUID)),
-        transfer_syntax_uid=str(TRANSFER_SYNTAX_UID),
-        kind=kind,
-        relative_path=relative_path,
-        sha256=sha256,
-        size_bytes=size_bytes,
-    )
+    return result_object(ds, kind, relative_path=relative_path, sha256=sha256, size_bytes=size_bytes)

@@ -42,6 +42,7 @@ from umit_pacs.store.priors import (
     prior_studies_in_use,
     priors_wanted,
     record_reading,
+    stranded_priors,
 )
 from umit_pacs.store.studies import input_set_state
 from umit_pacs.worker_boundary import Tools, equipped_tools
@@ -178,6 +179,8 @@ def sweep_overdue(tools: Tools, awaited: frozenset[str]) -> None:
 
 def forget_unused_priors(tools: Tools) -> None:
     """Delete images of earlier studies that no search needs any more, such as a process left behind when it died."""
+    for search in stranded_priors(tools.catalogue):
+        end_search(tools.catalogue, search.input_set_id, search.state, "study_ended")
     sweep_overdue(tools, awaited_priors(tools.catalogue, utc_now()))
     for study_instance_uid in priors_held(tools.files) - prior_studies_in_use(tools.catalogue):
         forget_prior(tools.files, study_instance_uid)

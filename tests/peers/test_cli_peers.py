@@ -55,6 +55,24 @@ def test_a_pacs_is_asked_what_it_offers_when_it_is_added(run, tmp_path):
         assert listed["answers_commitment"] is False
 
 
+def test_a_peer_that_hands_over_no_earlier_studies_is_told_at_once(run, tmp_path):
+    with running_storescp(tmp_path / "storescp") as storescp:
+        address = storescp.address
+        arguments = ("--ae-title", address.ae_title, "--host", address.host, "--port", address.port)
+        result = run("add", "STORE", *arguments, "--priors", "get")
+    assert "It does not accept C-FIND and C-GET from UMIT" in result.output
+    (listed,) = json.loads(run("list", "--json").stdout)
+    assert listed["priors_by"] == "get"
+
+
+def test_for_c_move_the_title_for_earlier_studies_is_named(run, tmp_path):
+    with running_orthanc(tmp_path / "orthanc") as orthanc:
+        address = orthanc.address
+        arguments = ("--ae-title", address.ae_title, "--host", address.host, "--port", address.port)
+        result = run("add", "PACS", *arguments, "--priors", "move")
+    assert "register UMIT_PRIOR with port 11112 for earlier studies" in result.output
+
+
 def test_a_peer_without_query_and_commitment_is_known_as_such(run, tmp_path):
     with running_storescp(tmp_path / "storescp") as storescp:
         peer = added(run, "STORE", storescp.address)

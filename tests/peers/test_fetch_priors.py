@@ -12,12 +12,14 @@ import pydicom
 import pytest
 
 from tests.peer_programs import LOOPBACK, free_port, running_dcmqrscp, running_orthanc, store_with_storescu
-from tests.prior_fixtures import PriorNode, routed_node, study_of, write_radiograph
+from tests.prior_fixtures import RULES, PriorNode, routed_node, study_of, write_radiograph
 from tests.receive_fixtures import loopback_peer, running_receiver
 from umit_pacs.dicom_network.addresses import PeerAddress
 from umit_pacs.prior_studies import PriorBy, PriorState
+from umit_pacs.routing.rules_text import parse_rules
 from umit_pacs.settings import AssembleSettings
 from umit_pacs.steps.assemble import assemble_due
+from umit_pacs.steps.route import route
 from umit_pacs.store.database import utc_now
 from umit_pacs.store.instances import count_recorded, studies_waiting
 
@@ -212,9 +214,19 @@ def test_without_a_peer_that_is_asked_nothing_is_wanted(node) -> None:
     assert not node.begin()
 
 
-def test_a_search_that_ended_is_not_taken_up_again(tmp_path, node, earlier) -> None:
+def test_a_rule_may_say_that_nothing_is_compared(node) -> None:
     node.knows(PeerAddress(ae_title="NOBODY", host=LOOPBACK, port=free_port()), PriorBy.GET)
-    first = node.search()
+    silent = RULES.replace('mode = "shadow"', 'mode = "shadow", compare = false')
+    node.decision = route(node.input_set, parse_rules(silent), 1, node.files)
+    assert not node.begin()
+
+
+def test_a_study_that_is_routed_again_is_looked_for_again(tmp_path, node, earlier) -> None:
+    node.knows(PeerAddress(ae_title="NOBODY", host=LOOPBACK, port=free_port()), PriorBy.GET)
+    assert node.search().state is PriorState.NONE
     with archive(tmp_path, "dcmqrscp") as address:
         node.knows(address, PriorBy.GET)
-        assert node.search() == first
+        node.search()
+        assert_fetched(node, earlier, "get")
+        before = node.found()
+        assert node.search() == before  # which is not taken up again while its images wait to be read

@@ -103,6 +103,20 @@ def test_images_that_no_search_needs_are_deleted_and_others_are_not(node, tools)
     assert [path.name for path in node.files.priors_folder.iterdir()] == ["2.25.77"]
 
 
+def test_images_for_a_study_that_has_failed_are_deleted_and_it_can_be_asked_for_again(node, tools):
+    input_set_id = wanted(node, for_s=60)
+    fetched(node)
+    change_state(node.catalogue, input_set_id, InputSetState.FAILED, reason="worker_died")
+    forget_unused_priors(tools)
+    search = prior_search(node.catalogue, input_set_id)
+    assert (search.state, search.reason) == (PriorState.NONE, "study_ended")
+    assert list(node.files.priors_folder.iterdir()) == []
+    assert want_prior(node.catalogue, input_set_id, utc_now() + timedelta(seconds=60))
+    again = prior_search(node.catalogue, input_set_id)
+    assert (again.state, again.reason, again.study_instance_uid, again.study) == (PriorState.WANTED, "", "", None)
+    assert not want_prior(node.catalogue, input_set_id, utc_now())
+
+
 def test_an_earlier_study_over_which_a_process_died_is_not_read_again(node, tools):
     input_set_id = wanted(node, for_s=60)
     fetched(node)

@@ -25,6 +25,7 @@ _REASONS = {
     "too_big": "it has more than priors.maximum_bytes",
     "not_all_came": "not all of its images came",
     "reading_broke_off": "the process that read it ended over it",
+    "study_ended": "the study had come to an end before",
     "another_checkpoint": "another checkpoint is in use by now",
 }
 

@@ -197,6 +197,8 @@ class Action(Record):
     mode: Mode = Mode.SEND
     #: name of an installed checkpoint; "": the node's own.
     checkpoint: str = ""
+    #: whether an earlier study is looked for, where a peer is set to be asked for them.
+    compare: StrictBool = True
 
     @field_validator("template")
     @classmethod

@@ -34,6 +34,7 @@ from umit_pacs.routing.comparable import (
     study_day,
 )
 from umit_pacs.routing.facts import SeriesFacts, StudyFacts, facts_from_text
+from umit_pacs.routing.rules import Rule
 from umit_pacs.settings import Settings
 from umit_pacs.store.database import Catalogue, utc_now
 from umit_pacs.store.files import PayloadFiles
@@ -81,7 +82,9 @@ def begin_search(
     """Want an earlier study where a peer is asked for them and the answers can be compared; whether one is wanted."""
     if input_set.asked_by is not None or not _peers_to_ask(catalogue, input_set):
         return False
-    if not decision.facts_text or not compared_series(facts_from_text(decision.facts_text), decision.orders):
+    if not decision.facts_text or not Rule.model_validate_json(decision.rule_text).action.compare:
+        return False
+    if not compared_series(facts_from_text(decision.facts_text), decision.orders):
         return False
     until = now + timedelta(seconds=settings.priors.time_limit_s)
     return want_prior(catalogue, input_set.input_set_id, until, now=now)

@@ -9,9 +9,11 @@ from typing import Any
 from sqlalchemy import select
 
 from umit_pacs.prior_studies import PriorReading, PriorSearch, PriorState, PriorStudy
-from umit_pacs.store.database import Catalogue, insert_new, utc_now
+from umit_pacs.states import InputSetState
+from umit_pacs.store.database import Catalogue, upsert, utc_now
 from umit_pacs.store.payload import from_json, to_json
 from umit_pacs.store.prior_tables import PriorRow
+from umit_pacs.store.tables import InputSetRow
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +22,17 @@ _IN_USE = (PriorState.WANTED, PriorState.FETCHED, PriorState.READING)
 
 
 def want_prior(catalogue: Catalogue, input_set_id: str, until: datetime, *, now: datetime | None = None) -> bool:
-    """Begin the search for an input set; returns False, and changes nothing, when there is one."""
+    """Begin the search for an input set, anew where one has ended; False when one is under way, which goes on."""
     at = now or utc_now()
     empty = dict.fromkeys(("study_instance_uid", "study_date", "peer", "reason", "detail", "study", "reading"), "")
     times = {"wanted_at": at, "until": until, "changed_at": at}
     with catalogue.writing() as session:
-        statement = insert_new(session, PriorRow).returning(PriorRow.input_set_id)
+        before = session.get(PriorRow, input_set_id, with_for_update=True)
+        if before is not None and before.state in _IN_USE:
+            return False
         row = {"input_set_id": input_set_id, "state": PriorState.WANTED} | empty | times
-        return bool(session.scalars(statement, [row]).all())
+        upsert(session, PriorRow, row, key=["input_set_id"])
+        return True
 
 
 def prior_search(catalogue: Catalogue, input_set_id: str) -> PriorSearch | None:
@@ -83,6 +88,18 @@ def priors_wanted(catalogue: Catalogue) -> tuple[str, ...]:
     statement = select(PriorRow.input_set_id).where(PriorRow.state == PriorState.WANTED).order_by(PriorRow.wanted_at)
     with catalogue.reading() as session:
         return tuple(session.scalars(statement))
+
+
+def stranded_priors(catalogue: Catalogue) -> tuple[PriorSearch, ...]:
+    """Searches whose images nobody will read, as their input set has come to an end without them."""
+    on_the_way = (InputSetState.ASSEMBLED, InputSetState.ROUTED, InputSetState.ANALYSED)
+    statement = (
+        select(PriorRow)
+        .join(InputSetRow, InputSetRow.input_set_id == PriorRow.input_set_id)
+        .where(PriorRow.state.in_(_IN_USE), InputSetRow.state.not_in(on_the_way))
+    )
+    with catalogue.reading() as session:
+        return tuple(_search(row) for row in session.scalars(statement))
 
 
 def prior_studies_in_use(catalogue: Catalogue, *, wanted_only: bool = False) -> frozenset[str]:

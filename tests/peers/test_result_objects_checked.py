@@ -287,8 +287,8 @@ def test_the_template_checker_knows_all_but_the_procedure_of_a_radiograph(compos
     assert "43468-8" in {code.value for code in codes.cid100.concepts.values()}
 
 
-@pytest.mark.parametrize("kind", ["CT", "enhanced CT", "PET/CT", "brain MR"])
-def test_every_study_with_a_volume_has_measurements_that_the_checkers_saw(composed, kind):
+@pytest.mark.parametrize("kind", ["CT", "enhanced CT", "PET/CT"])
+def test_studies_have_measurements_that_the_checkers_saw(composed, kind):
     run, _ = composed(kind, Language.ENGLISH)
     (path,) = files_of(composed, kind, Language.ENGLISH, ObjectKind.MEASUREMENT_REPORT)
     taken = [one for marking in run.draft().markings for one in marking.measured]

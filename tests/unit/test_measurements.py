@@ -186,6 +186,11 @@ def test_where_nothing_stands_out_nothing_is_measured(tmp_path):
     assert numbers_of(group) == {}
 
 
+def test_a_mass_in_mr_is_not_measured_for_its_outline_is_no_better_than_its_box(tmp_path):
+    run = written_run(tmp_path, "MR", axial_grid())[0]
+    assert measured(run).findings == run.findings
+
+
 def test_one_hot_voxel_is_not_measured(tmp_path):
     volume = np.full(SHAPE, 2000.0)
     volume[7, 17, 36] = 90000

@@ -32,7 +32,7 @@ KINDS: tuple[Kind, ...] = ("radiograph", "ct", "pet", "brain_mr")
 Patient = ProjectedPatient | CTPatient | PetPatient | BrainPatient
 #: modules whose code decides what a study looks like and what is true of it
 _DRAWN_FROM = (
-    *("anatomy", "warping", "chest_radiographs", "chest_ct", "devices", "exposure", "truth"),
+    *("anatomy", "warping", "chest_radiographs", "chest_ct", "devices", "exposure", "case_mix", "truth"),
     *("placement", "pet_uptake", "pet_lesions", "pet_ct", "pet_patients"),
     *("head_template", "head_warping", "brain_lesions", "brain_mr", "brain_patients", "volume_studies"),
 )

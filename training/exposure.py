@@ -19,6 +19,7 @@ from training.chest_radiographs import (
     WATER_PER_MM,
     ProjectedFinding,
     ProjectedPatient,
+    Side,
     detector_contrast,
 )
 from training.devices import Chest, draw_devices
@@ -33,6 +34,9 @@ UNCLEAR_RATIO = (0.49, 0.515)
 NODULE_CONTRAST, NODULE_DIRECT_SHARE = 0.12, 0.62
 #: how likely each finding is on each side of a patient who has any
 PREVALENCE = {"pleural_effusion": 0.24, "pneumothorax": 0.16, "consolidation": 0.2}
+#: how many nodules there are where there are any, and how likely
+NODULE_COUNTS, NODULE_ODDS = (1, 2, 3, 4, 8, 14), (0.5, 0.18, 0.1, 0.08, 0.08, 0.06)
+SIDES: tuple[Side, ...] = ("right", "left")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,13 +61,20 @@ class _View:
         return (points_xy @ matrix[:2, :2].T + matrix[:2, 2]).astype(np.float32)
 
 
-def take_radiograph(patient: ProjectedPatient, rng: np.random.Generator, *, edge_px: int = 224) -> tuple[Grid, Truth]:
+def take_radiograph(
+    patient: ProjectedPatient,
+    rng: np.random.Generator,
+    *,
+    edge_px: int = 224,
+    findings: frozenset[str] | None = None,
+) -> tuple[Grid, Truth]:
     """Draw findings and a technique.
 
+    findings: keys of what is to be there, as far as the patient has room for it; None: drawn. The heart is as it is.
     Returns float32 values (H, W) as a detector stores them (bright = dense), longest edge `edge_px`, and the truth in
     pixels of it.
     """
-    chosen, nodules = _draw_findings(patient, rng)
+    chosen, nodules = _draw_findings(patient, rng) if findings is None else _place_findings(patient, findings, rng)
     integral = patient.soft.astype(np.float32) + patient.bone * np.float32(rng.uniform(0.6, 2.6))
     for finding in chosen:
         integral += finding.delta
@@ -110,9 +121,33 @@ def _draw_findings(patient: ProjectedPatient, rng: np.random.Generator) -> tuple
                 chosen.append(variants[rng.integers(len(variants))])
     nodules: list[_Nodule] = []
     if rng.random() < 0.42:
-        count = int(rng.choice([1, 2, 3, 4, 8, 14], p=[0.5, 0.18, 0.1, 0.08, 0.08, 0.06]))
-        nodules = _draw_nodules(patient, chosen, count, rng)
+        nodules = _draw_nodules(patient, chosen, int(rng.choice(NODULE_COUNTS, p=NODULE_ODDS)), rng)
     return chosen, nodules
+
+
+def _place_findings(
+    patient: ProjectedPatient, findings: frozenset[str], rng: np.random.Generator
+) -> tuple[list[ProjectedFinding], list[_Nodule]]:
+    """Each of the findings on one side or on both, as often on both as when sides are drawn apart."""
+    sides = {name: _drawn_sides(odds, rng) for name, odds in PREVALENCE.items() if name in findings}
+    if {"pleural_effusion", "pneumothorax"} <= sides.keys():
+        # Fluid and air on one side would share the same room.
+        one, other = rng.permutation(len(SIDES))
+        sides |= {"pleural_effusion": [SIDES[one]], "pneumothorax": [SIDES[other]]}
+    chosen: list[ProjectedFinding] = []
+    for name, of in sides.items():
+        for side in of:
+            variants = [each for each in patient.findings if (each.finding, each.side) == (name, side)]
+            chosen += [variants[rng.integers(len(variants))]] if variants else []
+    if "nodule" not in findings:
+        return chosen, []
+    return chosen, _draw_nodules(patient, chosen, int(rng.choice(NODULE_COUNTS, p=NODULE_ODDS)), rng)
+
+
+def _drawn_sides(odds: float, rng: np.random.Generator) -> list[Side]:
+    """The sides that something has which is on each with these odds, and at least on one."""
+    both = odds / (2 - odds)
+    return [*SIDES] if rng.random() < both else [SIDES[rng.integers(len(SIDES))]]
 
 
 def _draw_nodules(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from training.alignment import TokenGrid
 from training.bank import KINDS, Kind, Patient, Split, load_brains, load_cts, load_pets, load_radiographs
 from training.brain_patients import BrainPatient, draw_brain
+from training.case_mix import CaseMix, draw_together
 from training.chest_ct import EDGE_PX, SLICES, CTPatient, draw_findings
 from training.chest_radiographs import ProjectedPatient
 from training.exposure import is_heart_clear, is_heart_enlarged, take_radiograph
@@ -98,6 +99,8 @@ class StudyKind:
     cts: tuple[CTPatient, ...] = ()
     pets: tuple[PetPatient, ...] = ()
     brains: tuple[BrainPatient, ...] = ()
+    #: of radiographs
+    case_mix: CaseMix = "balanced"
 
     @property
     def patients(self) -> tuple[Patient, ...]:
@@ -167,8 +170,11 @@ class StudyKind:
 
     def _draw_radiograph(self, rng: np.random.Generator) -> Study:
         usual, enlarged = self._patients_by_heart
-        patients = enlarged if rng.random() < 0.3 else usual
-        values, truth = take_radiograph(patients[rng.integers(len(patients))], rng, edge_px=self.pixels.width)
+        findings = draw_together(rng) if self.case_mix == "natural" else None
+        is_enlarged = rng.random() < 0.3 if findings is None else "cardiomegaly" in findings
+        patients = enlarged if is_enlarged else usual
+        patient = patients[rng.integers(len(patients))]
+        values, truth = take_radiograph(patient, rng, edge_px=self.pixels.width, findings=findings)
         pixels, to_source = fit_image(grey_of_values(values, self.pixels.grey), self.pixels)
         return Study(images=pixels[None], truth=_moved(truth, to_source, (self.pixels.width, self.pixels.height)))
 

@@ -15,6 +15,7 @@ from typing import get_args
 import numpy as np
 
 from training.bank import KINDS, Kind
+from training.case_mix import CaseMix
 from training.data_sets.reading import DataSet, Found, Row
 from training.held_out import FIELD_MM, every_other, standard_questions
 from training.studies import Study, StudyKind, open_kind
@@ -37,6 +38,8 @@ class SimulationConfig:
     volumes: int = 30
     kinds: tuple[Kind, ...] = KINDS
     seed: int = 1
+    #: how findings come together in radiographs
+    case_mix: CaseMix = "balanced"
     splits: tuple[Split, ...] = ("validation", "test")
 
     def studies(self, kind: Kind) -> int:
@@ -66,6 +69,7 @@ def _read(config: SimulationConfig, bank: Path) -> Iterator[Found]:
             kind = open_kind(kind_name, "train" if split == "train" else "held_out", bank)
             if split != "train":
                 kind = every_other(kind, 0 if split == "validation" else 1)
+            kind = replace(kind, case_mix=config.case_mix)
             rng = np.random.default_rng([_APART, config.seed, KINDS.index(kind_name), get_args(Split).index(split)])
             for number in range(config.studies(kind_name)):
                 yield from _rows(kind, split, f"{kind_name}-{split}-{number:05}", kind.draw(rng))

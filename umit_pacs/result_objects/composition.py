@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from umit_pacs.handoffs import FrameReference
@@ -28,6 +30,8 @@ class Composition:
     header_of: Callable[[FrameReference], Dataset]
     #: centre and width, in modality values, of the window that the model saw a CT frame through; None for others.
     window_of: Callable[[FrameReference], tuple[float, float] | None]
+    #: (H, W) modality values of a frame. Raises UndecodablePixels.
+    values_of: Callable[[FrameReference], NDArray[np.float32]]
     #: what the boxes in volumes hold; empty where no destination gets segmentations.
     masks: RegionMasks
 

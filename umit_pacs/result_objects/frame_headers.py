@@ -11,7 +11,13 @@ from umit_pacs.handoffs import FrameReference
 
 
 def value_of_frame(header: Dataset, frame: FrameReference, macro: str, keyword: str) -> Any:
-    """The first value of an attribute that holds for the frame; None where there is none.
+    """The first value of an attribute that holds for the frame; None where there is none."""
+    found = attribute_of_frame(header, frame, macro, keyword)
+    return found[0] if isinstance(found, MultiValue) else found
+
+
+def attribute_of_frame(header: Dataset, frame: FrameReference, macro: str, keyword: str) -> Any:
+    """All values of an attribute that holds for the frame; None where there is none.
 
     From the header itself, else from the functional group `macro` of the frame, else of all frames (PS3.3 C.7.6.16).
     """
@@ -20,8 +26,7 @@ def value_of_frame(header: Dataset, frame: FrameReference, macro: str, keyword: 
     for group in [*groups, *(header.get("SharedFunctionalGroupsSequence") or [])]:
         candidates += group.get(macro) or []
     values = (one.get(keyword) for one in candidates)
-    found = next((value for value in values if value not in (None, "")), None)
-    return found[0] if isinstance(found, MultiValue) else found
+    return next((value for value in values if value not in (None, "")), None)
 
 
 def image_reference(frame: FrameReference) -> Dataset:

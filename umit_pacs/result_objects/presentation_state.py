@@ -13,12 +13,14 @@ import numpy as np
 from highdicom.color import CIELabColor
 from highdicom.pr import AnnotationUnitsValues, GraphicLayer, GraphicObject, GraphicTypeValues, TextObject
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
+from pydicom.valuerep import format_number_as_ds
 
 from umit_pacs.handoffs import FrameReference, ObjectKind, RegionKind
 from umit_pacs.result_objects.composition import Composition
 from umit_pacs.result_objects.draft import Marking
-from umit_pacs.result_objects.frame_headers import image_reference, value_of_frame
+from umit_pacs.result_objects.frame_headers import attribute_of_frame, image_reference, value_of_frame
 from umit_pacs.result_objects.measurement_report import outline_xy_px
 from umit_pacs.result_objects.picture import label_of
 from umit_pacs.result_objects.provenance import MANUFACTURER, add_body_part, new_object
@@ -29,6 +31,8 @@ _FINDINGS, _LANDMARKS, _BANNER = "AI FINDINGS", "AI LANDMARKS", "AI BANNER"
 _COLOURS = {_FINDINGS: (88, 2, 87), _LANDMARKS: (92, -40, 70), _BANNER: (54, 80, 67)}
 #: left, top, right, bottom of the banner as shares of the displayed area.
 _BANNER_BOX = (0.2, 0.0, 0.8, 0.06)
+#: of the values of a frame without a window, as for the pages and for most models.
+_SHOWN_PERCENTILES = (1.0, 99.0)
 #: of the ring around a point, as a share of the frame's width; a point alone is hardly seen.
 _RING_RADIUS = 0.012
 
@@ -52,7 +56,7 @@ def _state(frame: FrameReference, header: Dataset, number: int, work: Compositio
     series.SeriesInstanceUID = frame.series_instance_uid
     series.ReferencedImageSequence = [image_reference(frame)]
     ds.ReferencedSeriesSequence = [series]
-    ds.DisplayedAreaSelectionSequence = [_whole_frame(frame, work)]
+    ds.DisplayedAreaSelectionSequence = [_whole_frame(frame, header, work)]
     ds.GraphicLayerSequence = [
         GraphicLayer(name, order, display_color=CIELabColor(*colour))
         for order, (name, colour) in enumerate(_COLOURS.items(), 1)
@@ -63,11 +67,16 @@ def _state(frame: FrameReference, header: Dataset, number: int, work: Compositio
     return ds
 
 
-def _whole_frame(frame: FrameReference, work: Composition) -> Dataset:
+def _whole_frame(frame: FrameReference, header: Dataset, work: Composition) -> Dataset:
+    """PS3.3 C.10.4; pixels have a size where the image gives one, else only proportions."""
     item = Dataset()
     item.DisplayedAreaTopLeftHandCorner = [1, 1]
     item.DisplayedAreaBottomRightHandCorner = [frame.columns, frame.rows]
     item.PresentationSizeMode = "SCALE TO FIT"
+    spacing_mm = attribute_of_frame(header, frame, "PixelMeasuresSequence", "PixelSpacing")
+    if isinstance(spacing_mm, MultiValue) and min(spacing_mm) > 0:
+        item.PresentationPixelSpacing = list(spacing_mm)
+        return item
     proportions = work.made.source.series_of(frame.series_instance_uid).row_to_column_spacing
     ratio = Fraction(proportions).limit_denominator(1000)
     item.PresentationPixelAspectRatio = [ratio.numerator, ratio.denominator]
@@ -134,15 +143,17 @@ def _say_how_values_become_grey(ds: Dataset, frame: FrameReference, header: Data
         ds.RescaleType = unit or ("HU" if header.get("Modality") == "CT" else "US")
     elif "ModalityLUTSequence" in header:
         ds.ModalityLUTSequence = header.ModalityLUTSequence
-    if (voi := _window(frame, header, work)) is not None:
-        ds.SoftcopyVOILUTSequence = [voi]
+    ds.SoftcopyVOILUTSequence = [_window(frame, header, work)]
     # Under a presentation state the photometric interpretation does not decide about polarity any more.
     is_inverse = header.get("PhotometricInterpretation") == "MONOCHROME1"
     ds.PresentationLUTShape = "INVERSE" if is_inverse else "IDENTITY"
 
 
-def _window(frame: FrameReference, header: Dataset, work: Composition) -> Dataset | None:
-    """The window that the model saw the frame through, else the header's first one, else its table."""
+def _window(frame: FrameReference, header: Dataset, work: Composition) -> Dataset:
+    """The window that the model saw the frame through, else the header's first one, else its table, else its values.
+
+    Without any a viewer would spread its grey over all values that could be stored (PS3.3 C.11.8), few of which occur.
+    """
     voi, seen = Dataset(), work.window_of(frame)
     center = value_of_frame(header, frame, "FrameVOILUTSequence", "WindowCenter")
     width = value_of_frame(header, frame, "FrameVOILUTSequence", "WindowWidth")
@@ -156,5 +167,9 @@ def _window(frame: FrameReference, header: Dataset, work: Composition) -> Datase
     elif "VOILUTSequence" in header:
         voi.VOILUTSequence = header.VOILUTSequence[:1]
     else:
-        return None
+        low, high = np.percentile(work.values_of(frame), _SHOWN_PERCENTILES)
+        voi.WindowCenter, voi.WindowWidth = (
+            format_number_as_ds((low + high + 1) / 2),
+            format_number_as_ds(high - low + 1),
+        )
     return voi

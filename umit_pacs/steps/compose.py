@@ -176,6 +176,9 @@ class _Run:
         def frame_source(frame: FrameReference, width: int, height: int) -> NDArray[np.uint8]:
             return _render_frame(frame, width, height, decoder, self)
 
+        def values_of(frame: FrameReference) -> NDArray[np.float32]:
+            return decoder.values([self.to_decode(frame)], (0, frame.rows, 0, frame.columns))[0]
+
         return Composition(
             draft=self.draft,
             made=self.made,
@@ -183,15 +186,20 @@ class _Run:
             frame_source=frame_source,
             header_of=self.header_of,
             window_of=self.window_of,
+            values_of=values_of,
             masks=self.masks,
         )
 
     def header_of(self, frame: FrameReference) -> Dataset:
         """Raises NoUsableFrames when the frame is not of this input set, StudyUnusable when it cannot be read."""
+        return read_header(self.to_decode(frame).path)
+
+    def to_decode(self, frame: FrameReference) -> FrameToDecode:
+        """Where the frame lies. Raises NoUsableFrames when it is not of this input set."""
         instance = self.instances.get(frame.sop_instance_uid)
         if instance is None:
             raise NoUsableFrames("the frame is not of this input set")
-        return read_header(self.files.path(instance.relative_path))
+        return FrameToDecode(path=self.files.path(instance.relative_path), frame_index=(frame.frame_number or 1) - 1)
 
     def window_of(self, frame: FrameReference) -> tuple[float, float] | None:
         """The window that the model saw a CT frame through: its values are those that a viewer has as well."""
@@ -317,10 +325,7 @@ def _render_frame(
     frame: FrameReference, width: int, height: int, decoder: DecodingProcess, run: _Run
 ) -> NDArray[np.uint8]:
     """The frame in the grey that the model saw where that is known, else in the first grey that works."""
-    instance = run.instances.get(frame.sop_instance_uid)
-    if instance is None:
-        raise NoUsableFrames("the frame is not of this input set")
-    wanted = FrameToDecode(path=run.files.path(instance.relative_path), frame_index=(frame.frame_number or 1) - 1)
+    wanted = run.to_decode(frame)
     failure: UndecodablePixels | None = None
     for grey in _grey_recipes(frame, run):
         requirements = ImageRequirements(kind=ImageKind.IMAGE, width=width, height=height, keep_aspect=False, grey=grey)

@@ -14,20 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from peft import LoraConfig
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from training.packing import IGNORED
 from training.tuning.encoding import EncodedSample
 from training.tuning.loss import AnswerLoss
 from training.tuning.rows import PackedRows, collate
+from umit_pacs.cli.bench_peak import counted_flops, finish, peak_flops_per_s
 from umit_pacs.handoffs import Task
 from umit_pacs.umit_model.adapters import LANGUAGE_MODEL_TARGETS, with_adapter
 
 #: patches of the image of a sample along an edge, and the tokens of its question and answer
 PATCHES, TEXT_TOKENS, ANSWER_TOKENS = 32, 192, 64
-#: edge of the matrices that the peak is taken with
-_EDGE = 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,13 +63,12 @@ def qwen2_vl_7b() -> Qwen2VLConfig:
     )
 
 
-def time_lora_step(
-    config: Qwen2VLConfig, device: torch.device, *, samples: int = 8, steps: int = 5, edge: int = _EDGE
-) -> LoraStep:
-    """Steps of `samples` samples in one packed row; the first two are not timed. edge: of the peak's matrices."""
+def time_lora_step(config: Qwen2VLConfig, device: torch.device, *, samples: int = 8, steps: int = 5) -> LoraStep:
+    """Steps of `samples` samples in one packed row; the first two are not timed."""
     torch.manual_seed(0)
     with torch.device(device):
-        network = Qwen2VLForConditionalGeneration(config).to(torch.bfloat16)
+        # Made in float32 and rounded, 7 B would need 50 GB before its first step.
+        network = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     network.requires_grad_(False)
     with_adapter(network, LoraConfig(r=16, lora_alpha=32, target_modules=LANGUAGE_MODEL_TARGETS), "default")
     trained = [weight for weight in network.parameters() if weight.requires_grad]
@@ -87,34 +84,25 @@ def time_lora_step(
         (loss / rows.weights.sum().to(device)).backward()
         optimiser.step()
 
-    with FlopCounterMode(display=False) as counter:
-        step()
+    flops = counted_flops(step)
     step()
     taken_s = _seconds(step, steps, device)
-    left, right = (torch.randn(edge, edge, dtype=torch.bfloat16, device=device) for _ in range(2))
-    left @ right
-    product_s = _seconds(lambda: left @ right, steps, device)
     return LoraStep(
         samples_per_s=samples / taken_s,
         tokens_per_s=rows.token_ids.numel() / taken_s,
-        flops_per_s=counter.get_total_flops() / taken_s,
-        peak_flops_per_s=2 * edge**3 / product_s,
+        flops_per_s=flops / taken_s,
+        peak_flops_per_s=peak_flops_per_s(device, torch.bfloat16),
     )
 
 
 def _seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
     """Of one time, on average."""
-    _finish(device)
+    finish(device)
     started = time.perf_counter()
     for _ in range(times):
         work()
-    _finish(device)
+    finish(device)
     return (time.perf_counter() - started) / times
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _rows(network: Qwen2VLForConditionalGeneration, samples: int) -> PackedRows:

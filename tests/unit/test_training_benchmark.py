@@ -144,7 +144,7 @@ def _small() -> Qwen2VLConfig:
 
 def test_the_arithmetic_of_a_lora_step_is_counted():
     torch.set_num_threads(1)
-    step = time_lora_step(_small(), torch.device("cpu"), samples=1, steps=1, edge=256)
+    step = time_lora_step(_small(), torch.device("cpu"), samples=1, steps=1)
     layers = 4 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 256)
     counted = step.flops_per_s / step.tokens_per_s
     # Forward and the gradient of what goes in, a multiplication and an addition for each weight; no gradient of the

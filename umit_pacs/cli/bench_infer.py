@@ -12,7 +12,7 @@ import psutil
 import torch
 from rich.table import Table
 
-from umit_pacs.cli.bench_peak import counted_flops, peak_flops_per_s
+from umit_pacs.cli.bench_peak import counted_flops, finish, peak_flops_per_s
 from umit_pacs.cli.bench_plain import PlainAnswer, PlainModel
 from umit_pacs.cli.bench_tasks import prepared_ct, prepared_radiograph, task_set
 from umit_pacs.cli.bench_waiting import WaitingTime, time_waiting
@@ -79,11 +79,12 @@ class InferTimes:
     is_memory_full: bool
     #: radiographs from file to answers, one by one and several in hand
     waiting: tuple[WaitingTime, ...]
-    #: choosing the adapter of every row of a batch of 8; None without adapters
+    #: choosing the adapters of a batch of 8 rows, neighbours of different tasks; None without adapters
     adapter_switch_ms: float | None
     #: peft's `set_adapter`, which the engine does not need
     peft_switch_ms: float | None
-    #: of the process, after all runs; on an accelerator its largest allocation instead
+    #: of the process once the studies were answered one by one, in both ways; on an accelerator the most that was
+    #: allocated meanwhile, weights included
     memory_mb: float
 
 
@@ -101,12 +102,16 @@ def bench_infer(
     """
     started = time.monotonic()
     loaded = load_model(settings.model, settings.checkpoints_folder)
+    finish(loaded.device)
     load_s = time.monotonic() - started
+    if loaded.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(loaded.device)
     plain = PlainModel(loaded, loaded.network.model.visual.patch_embed.proj)
     engine = LocalEngine(loaded, input_checks={}, maximum_batch=settings.model.maximum_batch)
     templates = load_templates(settings.compose.templates_folder)
     asked = _asked(loaded, engine, templates, settings, language, kinds)
     studies = tuple(_time_study(name, engine, plain, *own, templates, runs=runs) for name, own in asked.items())
+    memory_mb = _memory_mb(loaded.device)
     series, orders = next(iter(asked.values()))
     many, largest_batch = _time_many(loaded, series, orders, templates, most_studies)
     return InferTimes(
@@ -122,7 +127,7 @@ def bench_infer(
         waiting=_time_waiting(engine, series, orders, settings, templates, studies=most_studies, runs=runs),
         adapter_switch_ms=_own_switch_ms(loaded),
         peft_switch_ms=_peft_switch_ms(loaded),
-        memory_mb=_memory_mb(loaded.device),
+        memory_mb=memory_mb,
     )
 
 
@@ -157,16 +162,17 @@ def _time_study(
     runs: int,
 ) -> StudyTime:
     answers: list[ModelAnswer] = []
-    cold = _taken(lambda: answers.extend(engine.answer(series, orders, templates)))
+    taken = partial(_taken, device=plain.device)
+    cold = taken(lambda: answers.extend(engine.answer(series, orders, templates)))
     reference: list[PlainAnswer] = plain.answer(series, orders, templates)
     first = next((order for order in orders if order.options), orders[0])
     own, other, alone = [], [], []
     for _ in range(runs):
-        other.append(_taken(lambda: plain.answer(series, orders, templates)))
-        own.append(_taken(lambda: engine.answer(series, orders, templates)))
-        alone.append(_taken(lambda: engine.answer(series, [first], templates)))
-    engine_s, plain_s = (median(taken.wall_s for taken in runs_of) for runs_of in (own, other))
-    engine_cpu_s, plain_cpu_s = (median(taken.cpu_s for taken in runs_of) for runs_of in (own, other))
+        other.append(taken(lambda: plain.answer(series, orders, templates)))
+        own.append(taken(lambda: engine.answer(series, orders, templates)))
+        alone.append(taken(lambda: engine.answer(series, [first], templates)))
+    engine_s, plain_s = (median(run.wall_s for run in runs_of) for runs_of in (own, other))
+    engine_cpu_s, plain_cpu_s = (median(run.cpu_s for run in runs_of) for runs_of in (own, other))
     tokens = sum(answer.tokens for answer in reference)
     return StudyTime(
         study=name,
@@ -179,7 +185,7 @@ def _time_study(
         studies_per_minute=60.0 / engine_s,
         tokens_per_s=tokens / engine_s,
         first_draft_s=cold.wall_s,
-        first_answer_s=median(taken.wall_s for taken in alone),
+        first_answer_s=median(run.wall_s for run in alone),
         same_answers=sum(one.answer_text == said.text for one, said in zip(answers, reference, strict=True)),
     )
 
@@ -200,13 +206,15 @@ def _time_many(
         engine = LocalEngine(loaded, input_checks={}, maximum_batch=rows)
         work = partial(engine.answer_many, [(series, orders)] * studies, templates)
         try:
-            took_s = _taken(work).wall_s
+            # Counting comes first: an accelerator is slow the first time that it meets a shape.
+            flops = counted_flops(work)
         except OutOfAcceleratorMemory:
             break
         largest = max(largest, engine.largest_batch)
         if engine.largest_batch < rows:
             break
-        share = counted_flops(work) / took_s / peak
+        took_s = _taken(work, loaded.device).wall_s
+        share = flops / took_s / peak
         rate = 60.0 * studies / took_s
         found.append(ManyTime(studies=studies, rows=rows, studies_per_minute=rate, peak_share=share))
         studies *= 2
@@ -232,8 +240,10 @@ def _time_waiting(
 def _own_switch_ms(loaded: LoadedModel) -> float | None:
     if loaded.peft_model is None:
         return None
-    adapters = MixedAdapters(loaded.peft_model)
-    return _median_ms([partial(adapters.select, [name] * 8) for name in loaded.manifest.adapters])
+    adapters, names = MixedAdapters(loaded.peft_model), loaded.manifest.adapters
+    # Rows of one adapter alone would be chosen without copying anything.
+    batches = [[names[(first + row) % len(names)] for row in range(8)] for first in range(len(names))]
+    return _median_ms([partial(adapters.select, batch) for batch in batches], loaded.device)
 
 
 def _peft_switch_ms(loaded: LoadedModel) -> float | None:
@@ -241,12 +251,12 @@ def _peft_switch_ms(loaded: LoadedModel) -> float | None:
     if model is None:
         return None
     names = loaded.manifest.adapters
-    return _median_ms([partial(model.set_adapter, name, inference_mode=True) for name in names])
+    return _median_ms([partial(model.set_adapter, name, inference_mode=True) for name in names], loaded.device)
 
 
-def _median_ms(switches: Sequence[Callable[[], object]], *, rounds: int = 5) -> float:
+def _median_ms(switches: Sequence[Callable[[], object]], device: torch.device, *, rounds: int = 5) -> float:
     """Of choosing each adapter in turn."""
-    return 1000.0 * median(_taken(switch).wall_s for _ in range(rounds) for switch in switches)
+    return 1000.0 * median(_taken(switch, device).wall_s for _ in range(rounds) for switch in switches)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -255,11 +265,11 @@ class _Taken:
     cpu_s: float
 
 
-def _taken(run: Callable[[], object]) -> _Taken:
+def _taken(run: Callable[[], object], device: torch.device) -> _Taken:
+    finish(device)
     started, started_cpu = time.perf_counter(), time.process_time()
     run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    finish(device)
     return _Taken(wall_s=time.perf_counter() - started, cpu_s=time.process_time() - started_cpu)
 
 

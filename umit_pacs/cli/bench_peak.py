@@ -35,14 +35,14 @@ def peak_flops_per_s(device: torch.device, number_format: torch.dtype) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    _finish(device)
+    finish(device)
     started = time.perf_counter()
     work()
-    _finish(device)
+    finish(device)
     return time.perf_counter() - started
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
     """Wait until the accelerator has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -33,6 +33,10 @@ class PlainModel:
         tokenizer = loaded.processor.tokenizer
         self._stop_ids = [int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_ANSWER, PADDING)]
 
+    @property
+    def device(self) -> torch.device:
+        return self._loaded.device
+
     def answer(
         self, series: PreparedSeries, orders: Sequence[TaskOrder], templates: TemplateLibrary
     ) -> list[PlainAnswer]:

@@ -62,14 +62,17 @@ def quantisation_losses(
     manifest = read_manifest(find_checkpoint(settings.checkpoint, checkpoints_folder))
     if manifest.stored_quantisation != "none":
         raise InvalidConfiguration(f"{manifest.name} holds its weights as {manifest.stored_quantisation}, not in full")
-    grades: dict[Form, list[Grade]] = {}
-    for form in FORMS:
+
+    def grades_of(form: Form) -> list[Grade]:
+        # The engine goes with this call: memory need not hold two forms of a large model.
         engine = load_engine(settings.model_copy(update={"quantisation": form}), checkpoints_folder)
-        grades[form] = []
+        grades = []
         for number, asked in enumerate(ask_all(engine, data, templates), start=1):
-            grades[form] += [grade(each, templates) for each in asked]
+            grades += [grade(each, templates) for each in asked]
             on_step(form, number, len(data))
-    return tuple(_losses(grades, words))
+        return grades
+
+    return tuple(_losses({form: grades_of(form) for form in FORMS}, words))
 
 
 def _losses(grades: dict[Form, list[Grade]], words: str) -> Iterator[QuantisationLoss]:

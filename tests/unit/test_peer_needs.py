@@ -11,6 +11,7 @@ from pydicom.uid import (
 
 from umit_pacs.cli.peer_needs import needed_classes
 from umit_pacs.handoffs import ObjectKind
+from umit_pacs.prior_studies import PriorBy
 from umit_pacs.result_objects.check_kinds import RULES
 from umit_pacs.routing.rules import Action, Rule, RuleSet
 from umit_pacs.states import RetireBy
@@ -45,6 +46,14 @@ def test_the_own_profile_says_what_is_needed_and_the_way_of_taking_back_adds_to_
 def test_without_one_the_rules_in_force_that_send_to_it_say_it():
     assert set(needed_classes(peer(), RULES_IN_FORCE, {})) == {EnhancedSRStorage, BasicTextSRStorage}
     assert EncapsulatedPDFStorage in needed_classes(peer(name="PACS2"), RULES_IN_FORCE, {})
+
+
+def test_a_peer_that_is_asked_for_earlier_studies_has_to_answer_queries_and_hand_them_over():
+    find, move, get = (f"1.2.840.10008.5.1.4.1.2.2.{number}" for number in (1, 2, 3))
+    archive = peer(receives_results=False, priors_by=PriorBy.GET)
+    assert needed_classes(archive, RULES_IN_FORCE, {}) == (find, get)
+    both = needed_classes(peer(profile="text-only", priors_by=PriorBy.MOVE), RULES_IN_FORCE, {})
+    assert set(both) == {EnhancedSRStorage, BasicTextSRStorage, find, move}
 
 
 def test_without_rules_the_universal_profile_is_needed():

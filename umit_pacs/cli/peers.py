@@ -329,13 +329,14 @@ def _with_what_it_offers(peer: Peer, settings: Settings, *, query: bool | None, 
 
 def _refused_retrieval(peer: Peer, settings: Settings) -> str:
     """What the peer does not accept of what it takes to ask it for earlier studies, in words; "" for nothing."""
+    from umit_pacs.cli.peer_needs import RETRIEVAL
     from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
     from umit_pacs.dicom_network.sender import refused_classes
 
     if peer.priors_by is PriorBy.NO:
         return ""
-    retrieval = {PriorBy.GET: "1.2.840.10008.5.1.4.1.2.2.3", PriorBy.MOVE: "1.2.840.10008.5.1.4.1.2.2.2"}
-    needed = {_FIND: "C-FIND", retrieval[peer.priors_by]: f"C-{peer.priors_by.value.upper()}"}
+    operations = ("C-FIND", f"C-{peer.priors_by.value.upper()}")
+    needed = dict(zip(RETRIEVAL[peer.priors_by], operations, strict=True))
     wait_s = settings.deliver.connect_timeout_s
     try:
         refused = refused_classes(

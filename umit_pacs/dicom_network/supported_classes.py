@@ -9,6 +9,10 @@ from pynetdicom import AllStoragePresentationContexts, sop_class
 
 VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT_PUSH = "1.2.840.10008.1.20.1"
+#: Study Root Query/Retrieve Information Models (PS3.4 C.6.2), as SCU.
+STUDY_ROOT_FIND = str(sop_class.StudyRootQueryRetrieveInformationModelFind)
+STUDY_ROOT_GET = str(sop_class.StudyRootQueryRetrieveInformationModelGet)
+STUDY_ROOT_MOVE = str(sop_class.StudyRootQueryRetrieveInformationModelMove)
 #: PS3.6 Annex A: storage classes, retired ones included, are registered below this root.
 _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
 

@@ -177,6 +177,16 @@ def test_a_study_that_is_too_big_is_not_kept_and_no_older_one_is_taken(tmp_path,
     assert found.study_instance_uid == earlier.study_instance_uid
 
 
+def test_a_full_store_takes_no_earlier_study(tmp_path, node, earlier) -> None:
+    node.settings = node.settings.model_copy(
+        update={"store": node.settings.store.model_copy(update={"minimum_free_bytes": 2**62})}
+    )
+    with archive(tmp_path, "dcmqrscp") as address:
+        node.knows(address, PriorBy.GET)
+        found = node.search()
+    assert (found.state, found.reason, node.kept_files()) == (PriorState.NONE, "store_full", [])
+
+
 def test_a_peer_that_is_away_ends_the_search_with_its_reason(node) -> None:
     node.knows(PeerAddress(ae_title="NOBODY", host=LOOPBACK, port=free_port()), PriorBy.GET)
     found = node.search()

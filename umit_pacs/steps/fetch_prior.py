@@ -17,9 +17,9 @@ from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.query import classes_of_series, series_of_study, studies_of_patient
 from umit_pacs.dicom_network.retrieve import RetrievedObject, RetrieveLimits, Wanted, retrieve_by_get, retrieve_by_move
 from umit_pacs.dicom_network.services import StoreRequest
-from umit_pacs.dicom_network.statuses import Status
+from umit_pacs.dicom_network.statuses import Refusal, Status
 from umit_pacs.dicom_network.supported_classes import image_classes_of
-from umit_pacs.errors import PeerRefused, RetryLater, StudyUnusable, UmitPacsError
+from umit_pacs.errors import PeerRefused, RetryLater, StoreFull, StudyUnusable, UmitPacsError
 from umit_pacs.handoffs import InputSet, RoutingDecision, StoredInstance, StudyUID
 from umit_pacs.pixels.attributes import text
 from umit_pacs.pixels.headers import read_header
@@ -245,9 +245,11 @@ class _Search:
         return tuple(here) if here and is_all and has_files else ()
 
     def _retrieved(self, peer: Peer, study_uid: str, series: tuple[SeriesMatch, ...]) -> tuple[StoredInstance, ...]:
-        """The images of these series, durable in the folder of earlier studies."""
+        """The images of these series, durable in the folder of earlier studies. Raises RetryLater or StoreFull."""
         fetcher = self._fetcher
         priors = fetcher.settings.priors
+        if fetcher.files.free_bytes() < fetcher.settings.store.minimum_free_bytes:
+            raise StoreFull
         uids = tuple(one.series_instance_uid for one in series)
         for one in series:
             uid = one.series_instance_uid
@@ -298,6 +300,9 @@ class _Search:
         try:
             incoming.write(came.data_set)
             answer = incoming.finish()
+        except Refusal as exc:
+            incoming.abandon()
+            raise PeerRefused("an image of it was not taken", reason=exc.reason) from exc
         except BaseException:
             incoming.abandon()
             raise

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from highdicom._standard_utils import get_module_attribute_map
+from highdicom.seg import segread
 from pydicom.dataset import Dataset
 
 from tests.lesion_fixtures import (
@@ -24,7 +26,7 @@ from tests.lesion_fixtures import (
     written_run,
 )
 from tests.phantoms import GRIDS, Grid, Study, axial_grid, write_ct_series, write_pt_series
-from umit_pacs.handoffs import Region, RegionKind
+from umit_pacs.handoffs import ObjectKind, Region, RegionKind
 from umit_pacs.lesion_masks import RegionMask
 from umit_pacs.pixels.decoding_process import DecodingProcess
 from umit_pacs.pixels.region_masks import masks_of_regions
@@ -296,3 +298,27 @@ def test_series_of_a_study_have_an_object_each(tmp_path):
     assert [seg.ReferencedSeriesSequence[0].SeriesInstanceUID for seg in segs] == [
         region.frames[0].series_instance_uid for region in regions
     ]
+
+
+def test_highdicom_reads_each_slice_of_a_segment_back(tmp_path):
+    run, paths = written_run(tmp_path, "CT", GRIDS["oblique"])
+    region = run.findings.results[0].regions[0]
+    with DecodingProcess(ModelSettings()) as decoder:
+        (mask,) = masks_of_regions([region], {region.frames[0].series_instance_uid: paths}, decoder).values()
+    assert isinstance(mask, RegionMask)
+    path = next(run.files.path(item.relative_path) for item in run.compose() if item.kind is ObjectKind.SEGMENTATION)
+    used = [(plane, voxels) for plane, voxels in zip(mask.planes, mask.voxels, strict=True) if voxels.any()]
+    uids = [str(plane.reference.sop_instance_uid) for plane, _ in used]
+    pixels = segread(path).get_pixels_by_source_instance(source_sop_instance_uids=uids, segment_numbers=[1])[..., 0]
+    row, column = mask.first_row_column
+    rows, columns = mask.voxels.shape[1:]
+    inside = pixels[:, row : row + rows, column : column + columns]
+    np.testing.assert_array_equal(inside, np.stack([voxels for _, voxels in used]))
+    assert pixels.sum() == mask.voxels.sum()
+
+
+def test_writing_a_segmentation_loads_no_tables_of_every_iod(tmp_path):
+    asked_before = get_module_attribute_map.cache_info()
+    run, _ = written_run(tmp_path, "PT", axial_grid())
+    assert "segmentation-1" in run.objects()
+    assert get_module_attribute_map.cache_info() == asked_before

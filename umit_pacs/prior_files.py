@@ -6,16 +6,15 @@ images sent as a study come into the study's folder as if these were not there.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from umit_pacs.dicom_network.data_sets import Identity, NotUnderstood, read_identity
 from umit_pacs.dicom_network.part10 import FileMeta, encode_file_meta, read_file_meta
 from umit_pacs.dicom_network.services import StoreAnswer, StoreRequest
 from umit_pacs.dicom_network.statuses import Refusal, Status
-from umit_pacs.handoffs import CompletionReason, InputSet, InstanceUID, SeriesUID, StoredInstance, StudyUID
+from umit_pacs.dicom_network.stored_files import figures_of, identity_in, stored_instance
+from umit_pacs.handoffs import CompletionReason, InputSet, StoredInstance
 from umit_pacs.prior_studies import PriorStudy
 from umit_pacs.store.files import PayloadFiles, flush_folder, is_valid_uid, prior_path
 
@@ -136,30 +135,5 @@ def _paths(files: PayloadFiles, study_instance_uid: str) -> list[Path]:
 
 
 def _stored(path: Path, files: PayloadFiles) -> StoredInstance:
-    meta, offset = read_file_meta(path)
-    digest, status = hashlib.sha256(), path.stat()
-    with path.open("rb") as file:
-        file.seek(offset)
-        while chunk := file.read(1024 * 1024):
-            digest.update(chunk)
-
-    def read_head(size_bytes: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size_bytes)
-
-    identity = read_identity(read_head, meta.transfer_syntax_uid)
-    return StoredInstance(
-        study_instance_uid=StudyUID(identity.study_instance_uid),
-        series_instance_uid=SeriesUID(identity.series_instance_uid),
-        sop_instance_uid=InstanceUID(identity.sop_instance_uid),
-        sop_class_uid=identity.sop_class_uid,
-        transfer_syntax_uid=meta.transfer_syntax_uid,
-        calling_ae_title=meta.sending_ae_title,
-        called_ae_title=meta.receiving_ae_title,
-        peer_host=meta.sending_host,
-        sha256=digest.hexdigest(),
-        size_bytes=status.st_size,
-        relative_path=path.relative_to(files.root).as_posix(),
-        received_at=datetime.fromtimestamp(status.st_mtime, UTC),
-    )
+    meta, _ = read_file_meta(path)
+    return stored_instance(meta, identity_in(path), path.relative_to(files.root).as_posix(), **figures_of(path))

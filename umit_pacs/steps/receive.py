@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 from umit_pacs.dicom_network.admission import Doorkeeper
 from umit_pacs.dicom_network.commitment import read_report
@@ -30,8 +30,15 @@ from umit_pacs.dicom_network.part10 import FileMeta, encode_file_meta, read_file
 from umit_pacs.dicom_network.retrieve import RetrievedObject
 from umit_pacs.dicom_network.services import Admission, IncomingDataSet, StoreAnswer, StoreRequest
 from umit_pacs.dicom_network.statuses import Refusal, Status
+from umit_pacs.dicom_network.stored_files import (
+    FileFigures,
+    data_set_sha256,
+    figures_of,
+    identity_in,
+    stored_instance,
+)
 from umit_pacs.errors import StoreFull
-from umit_pacs.handoffs import InstanceUID, SeriesUID, StoredInstance, StudyUID
+from umit_pacs.handoffs import InstanceUID, StoredInstance
 from umit_pacs.prior_files import IncomingPrior
 from umit_pacs.settings import Settings
 from umit_pacs.store.database import Catalogue
@@ -47,7 +54,6 @@ log = logging.getLogger(__name__)
 #: an administrator's change of a peer takes effect after this long.
 _PEERS_AGE_S = 1.0
 _RECORDER_STOP_S = 10.0
-_HASH_BYTES = 1024 * 1024
 #: most archives send in PDUs of 16 KiB; a data set is hashed and written in pieces of at least this size.
 _PIECE_BYTES = 128 * 1024
 
@@ -270,7 +276,7 @@ class _ReceivedDataSet:
         self._file.close()
         self._recorder.add(record, self._file.path)
 
-    def _figures(self) -> _Figures:
+    def _figures(self) -> FileFigures:
         return {
             "sha256": self._digest.hexdigest(),
             "size_bytes": self._file.size_bytes,
@@ -298,37 +304,13 @@ def require_consistent(identity: Identity, meta: FileMeta) -> None:
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
-class _Figures(TypedDict):
-    sha256: str
-    size_bytes: int
-    received_at: datetime
-
-
-def stored_instance(
-    meta: FileMeta, identity: Identity, relative_path: str, **figures: Unpack[_Figures]
-) -> StoredInstance:
-    """The row of a stored instance; everything in it stands in the file."""
-    return StoredInstance(
-        study_instance_uid=StudyUID(identity.study_instance_uid),
-        series_instance_uid=SeriesUID(identity.series_instance_uid),
-        sop_instance_uid=InstanceUID(identity.sop_instance_uid),
-        sop_class_uid=identity.sop_class_uid,
-        transfer_syntax_uid=meta.transfer_syntax_uid,
-        calling_ae_title=meta.sending_ae_title,
-        called_ae_title=meta.receiving_ae_title,
-        peer_host=meta.sending_host,
-        relative_path=relative_path,
-        **figures,
-    )
-
-
 def quarantined(
     meta: FileMeta,
     identity: Identity | None,
     reason: str,
     claimed_uid: str,
     detail: str,
-    **figures: Unpack[_Figures],
+    **figures: Unpack[FileFigures],
 ) -> Quarantined:
     """The row of something kept aside."""
     return Quarantined(
@@ -341,17 +323,6 @@ def quarantined(
         sop_instance_uid=claimed_uid,
         **figures,
     )
-
-
-def data_set_sha256(path: Path) -> str:
-    """Hex SHA-256 of the data set in a stored file, without preamble and file meta information."""
-    _, offset = read_file_meta(path)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(offset)
-        while chunk := file.read(_HASH_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _printable(text: str) -> str:
@@ -378,16 +349,11 @@ def record_leftovers(files: PayloadFiles, recorder: Recorder, catalogue: Catalog
 
 def _record_of(found: Path, files: PayloadFiles) -> StoredInstance | Quarantined:
     """The row of a finished file, made again from the file alone."""
-    meta, offset = read_file_meta(found)
-    status = found.stat()
-    figures: _Figures = {
-        "sha256": data_set_sha256(found),
-        "size_bytes": status.st_size,
-        "received_at": datetime.fromtimestamp(status.st_mtime, UTC),
-    }
+    meta, _ = read_file_meta(found)
+    figures = figures_of(found)
     reason, identity = OTHER_BYTES, None
     try:
-        identity = read_identity(_head_reader(found, offset), meta.transfer_syntax_uid)
+        identity = identity_in(found)
         require_consistent(identity, meta)
         relative_path = instance_path(identity.study_instance_uid, identity.sop_instance_uid)
         path = files.path(relative_path)
@@ -398,12 +364,3 @@ def _record_of(found: Path, files: PayloadFiles) -> StoredInstance | Quarantined
     except Refusal as exc:
         reason = exc.reason
     return quarantined(meta, identity, reason, meta.sop_instance_uid, "recorded after a restart", **figures)
-
-
-def _head_reader(path: Path, offset: int) -> Callable[[int], bytes]:
-    def read_head(size_bytes: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size_bytes)
-
-    return read_head

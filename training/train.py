@@ -38,7 +38,7 @@ from training.prefetch import ahead
 from training.studies import Study, StudyKind, open_kind
 from training.tokenizer import train_tokenizer, training_corpus
 from training.truth import Question
-from training.warm_start import start_from
+from training.warm_start import fit_probes, probe_steps, start_from
 from umit_pacs.handoffs import Task
 from umit_pacs.umit_model.adapters import LANGUAGE_MODEL_TARGETS, with_adapter
 from umit_pacs.umit_model.processor import ImageTextProcessor
@@ -117,6 +117,8 @@ class Workbench:
     packers: dict[Kind, Packer]
     probes: dict[Kind, Probe]
     folder: Path
+    #: it goes on from the weights of an earlier checkpoint
+    is_warm: bool
 
     def batch_size(self, kind: Kind) -> int:
         return self.config.sizes[kind].studies
@@ -152,6 +154,7 @@ def set_up(config: TrainConfig, bank: Path, folder: Path, *, start: Path | None 
         packers=packers,
         probes=probes,
         folder=folder,
+        is_warm=start is not None,
     )
 
 
@@ -185,6 +188,8 @@ STAGES = ("sight", "stage1", "stage2")
 def train_stages(bench: Workbench, *, on_step: Callable[[str, int, float], None], save_every_s: float = 120) -> None:
     """First sight, stage 1 and stage 2; goes on from the saved state. `on_step` is told stage, step and loss."""
     first_stage, first_step, optimiser_state = restore(bench)
+    if bench.is_warm and not optimiser_state:
+        _fit_new_probes(bench, on_step)
     for number, name in enumerate(STAGES):
         if number < first_stage:
             continue
@@ -208,6 +213,15 @@ def train_stages(bench: Workbench, *, on_step: Callable[[str, int, float], None]
                 if time.monotonic() - saved_at > save_every_s or step == stage.steps - 1:
                     _save(bench, number, step + 1, optimisers)
                     saved_at = time.monotonic()
+
+
+def _fit_new_probes(bench: Workbench, on_step: Callable[[str, int, float], None]) -> None:
+    """They read the tower that comes from elsewhere before it learns from them."""
+    steps = probe_steps(bench.config.cycle)
+    with ahead(partial(_draw, bench, STAGES.index("sight")), steps) as lessons:
+        for number, (kind, loss) in enumerate(fit_probes(bench, lessons, len(steps))):
+            _log(bench.folder, {"stage": "probes", "step": number, "kind": kind, "dense": loss})
+            on_step("probes", number, loss)
 
 
 def _trained_modules(bench: Workbench, stage: str) -> list[nn.Module]:

@@ -8,7 +8,7 @@ the box's edges, as a model's are. A filled box would reach 0.69. Infarcts, whos
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,9 +72,8 @@ def _inscribed(shape: tuple[int, ...], low: NDArray[np.float64], high: NDArray[n
     return np.asarray(inside.reshape(z, _PARTS, y, _PARTS, x, _PARTS).mean(axis=(1, 3, 5)) >= 0.5)
 
 
-def simulated_lesions(studies: int, seed: int) -> Iterator[Lesion]:
-    """Lesions of PET/CT (in the PET, and those of the lung in the CT) and of brain MR."""
-    chest, head = Sampler(load_anatomy()), HeadSampler(load_head())
+def simulated_lesions(chest: Sampler, head: HeadSampler, studies: int, seed: int) -> Iterator[Lesion]:
+    """Lesions of PET/CT (in the PET, and those of the lung in the CT) and of brain MR, `studies` of each."""
     for number in range(studies):
         pet_ct = simulate_pet_ct(chest, np.random.default_rng((seed, 2, number)))
         for pet in pet_ct.lesions:
@@ -95,20 +94,27 @@ def simulated_lesions(studies: int, seed: int) -> Iterator[Lesion]:
                 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=14, help="PET/CT and brain MR studies, each")
-    parser.add_argument("--seed", type=int, default=77)
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
+def accuracy_lines(lesions: Iterable[Lesion], rng: np.random.Generator) -> Iterator[str]:
+    """A line for each modality and finding, with the true boxes and with moved ones."""
     found: dict[tuple[str, str, float], list[float | None]] = {}
-    for lesion in simulated_lesions(arguments.studies, arguments.seed):
+    for lesion in lesions:
         for moved in (0.0, _MOVED):
             found.setdefault((lesion.modality, lesion.finding, moved), []).append(dice_of(lesion, moved, rng))
     for (modality, finding, moved), all_dice in sorted(found.items()):
         made = [dice for dice in all_dice if dice is not None]
         line = f"{modality} {finding:20} faces moved {moved:.0%}: {len(made)} of {len(all_dice)} outlined"
-        print(line + (f", Dice mean {np.mean(made):.3f} least {min(made):.3f}" if made else ""))
+        yield line + (f", Dice mean {np.mean(made):.3f} least {min(made):.3f}" if made else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=14, help="PET/CT and brain MR studies, each")
+    parser.add_argument("--seed", type=int, default=77)
+    arguments = parser.parse_args()
+    chest, head = Sampler(load_anatomy()), HeadSampler(load_head())
+    lesions = simulated_lesions(chest, head, arguments.studies, arguments.seed)
+    for line in accuracy_lines(lesions, np.random.default_rng(arguments.seed)):
+        print(line)
 
 
 if __name__ == "__main__":

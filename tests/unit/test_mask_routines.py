@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from training.mask_accuracy import Lesion, dice_of
+from tests.unit.test_training import _phantom
+from tests.unit.test_training_brain_mr import _phantom as _head
+from training.head_warping import HeadSampler
+from training.mask_accuracy import Lesion, accuracy_lines, dice_of, simulated_lesions
 from training.placement import Ellipsoid, Placement
+from training.warping import Sampler
 from umit_pacs.pixels.mask_routines import BoxedValues, NoMask, lesion_mask
 
 GRIDS = {
@@ -56,6 +63,22 @@ def test_a_vessel_that_leaves_the_box_is_not_followed():
     dice = dice_of(crossed, 0.0, np.random.default_rng(2))
     assert dice is not None
     assert dice > 0.8
+
+
+def test_the_accuracy_is_told_by_modality_and_finding_with_true_and_with_moved_boxes():
+    lesions = [dataclasses.replace(lesion_of(modality), finding="lung_lesion") for modality in ("CT", "PT")]
+    lesions += simulated_lesions(Sampler(_phantom()), HeadSampler(_head()), studies=2, seed=77)
+    lines = list(accuracy_lines(lesions, np.random.default_rng(77)))
+    told = [re.fullmatch(r"(\w+) (\w+) +faces moved (0|10)%: (\d+) of (\d+) outlined(.*)", line) for line in lines]
+    kinds = sorted({(lesion.modality, lesion.finding) for lesion in lesions})
+    assert {modality for modality, _ in kinds} == {"CT", "MR", "PT"}
+    assert [(each[1], each[2], each[3]) for each in told] == [(*kind, moved) for kind in kinds for moved in ("0", "10")]
+    assert sum(int(each[5]) for each in told) == 2 * len(lesions)
+    outlined = [each for each in told if int(each[4])]
+    assert outlined
+    for each in outlined:
+        mean, least = map(float, re.fullmatch(r", Dice mean ([01]\.\d+) least ([01]\.\d+)", each[6]).groups())
+        assert 0 < least <= mean <= 1
 
 
 def boxed(values: np.ndarray, low=(2.0, 5.0, 5.0), high=(12.0, 25.0, 25.0)) -> BoxedValues:

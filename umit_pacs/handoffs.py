@@ -79,6 +79,9 @@ class InputSet:
     #: the Key Object Selection that asks about these images; such a set is no version of the study, and its
     #: `predecessor_id` is the version that it was asked about.
     asked_by: InstanceUID | None = None
+    #: multi-frame instances of which only these frames (1-based) are looked at; of every other instance, all. They
+    #: stand in the selection that asks, and are read from it whenever the set is worked on.
+    chosen_frames: tuple[tuple[InstanceUID, tuple[int, ...]], ...] = ()
 
 
 # --- route -------------------------------------------------------------------------------------------------------

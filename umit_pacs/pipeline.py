@@ -48,7 +48,7 @@ from umit_pacs.prior_path import has_search, is_prior_awaited, read_prior, start
 from umit_pacs.routing.rules import RuleSet
 from umit_pacs.routing.rules_text import parse_rules
 from umit_pacs.states import InputSetState
-from umit_pacs.steps.ask import Asker, rules_of_question
+from umit_pacs.steps.ask import Asker, rules_of_question, with_chosen_frames
 from umit_pacs.steps.assemble import CountInstances, assemble_due, next_due
 from umit_pacs.steps.compose import compose
 from umit_pacs.steps.confirm import Confirmer, confirm
@@ -112,7 +112,7 @@ def decide_by_rules(input_set_id: str) -> None:
     tools = equipped_tools()
     if input_set_state(tools.catalogue, input_set_id) is not InputSetState.ASSEMBLED:
         return
-    input_set = studies.input_set(tools.catalogue, input_set_id)
+    input_set = with_chosen_frames(asker(tools), studies.input_set(tools.catalogue, input_set_id))
     version, rules = _rules_for(tools, input_set)
     decision = route(input_set, rules, version, tools.files, tools.templates, tools.headers.read)
     decision = name_destinations(tools.catalogue, decision, input_set)
@@ -186,6 +186,7 @@ def ask_the_model(input_set_id: str) -> None:
 
 
 def _found_by_model(tools: Tools, engine: Engine, input_set: InputSet, decision: RoutingDecision) -> Findings:
+    input_set = with_chosen_frames(asker(tools), input_set)
     with tools.preparing:
         started = time.monotonic()
         prepared = prepare(input_set, decision.orders, tools.files, engine.requirements, tools.settings.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,23 +10,27 @@ from pathlib import Path
 import pydicom
 import pytest
 from highdicom.sr import CodedConcept
-from pydicom.uid import generate_uid
+from pydicom.uid import UltrasoundMultiFrameImageStorage, generate_uid
 
 from tests.peer_programs import running_orthanc, store_with_storescu
 from tests.phantoms import chest_like_ct, write_enhanced_series
 from tests.question_fixtures import write_selection
-from tests.receive_fixtures import SENDER, loopback_peer, running_receiver
+from tests.receive_fixtures import SENDER, ct_slice, loopback_peer, running_receiver, write_part10
 from tests.versions_fixtures import versioned_study
 from umit_pacs.cli.study_views import require_newest
 from umit_pacs.handoffs import ObjectKind
 from umit_pacs.interventions import retract
 from umit_pacs.pipeline import asker, decide_by_rules
+from umit_pacs.pixels.requirements import ImageKind, ImageRequirements
+from umit_pacs.pixels.series import chosen_frames, open_series
 from umit_pacs.routing.asked import ASKED
-from umit_pacs.settings import AssembleSettings
+from umit_pacs.settings import AssembleSettings, ModelSettings
 from umit_pacs.states import InputSetState, RejectionReason, RetireBy
-from umit_pacs.steps.ask import take_questions
+from umit_pacs.steps.ask import take_questions, with_chosen_frames
 from umit_pacs.steps.assemble import assemble_due
 from umit_pacs.steps.feedback import FeedbackReader, read_reports
+from umit_pacs.steps.prepare import prepare
+from umit_pacs.steps.route import read_facts
 from umit_pacs.store.database import utc_now
 from umit_pacs.store.feedback import all_feedback
 from umit_pacs.store.instances import count_recorded
@@ -181,14 +186,68 @@ def test_what_cannot_be_asked_has_its_reason(tmp_path, study):
     assert name.split()[0] not in "".join(each.detail for each in told.values())
 
 
-def test_a_question_about_single_frames_has_its_reason(tmp_path, study):
-    frames = write_enhanced_series(tmp_path, chest_like_ct(slices=4, edge=16), study=study.study)
-    path = write_selection(tmp_path / "asked", [pydicom.dcmread(frames)], "report")
-    chosen = pydicom.dcmread(path)
-    chosen.ContentSequence[-1].ReferencedSOPSequence[0].ReferencedFrameNumber = 2
-    chosen.save_as(path)
-    received(study, frames)
-    assert only_reason(study, path) == "single_frames"
+def frames_chosen(folder, image, *items):
+    """A selection of one image, with an IMAGE item for each of `items`: its frame numbers, () for the whole."""
+    path = write_selection(folder, [image], "report")
+    ds = pydicom.dcmread(path)
+    *others, item = ds.ContentSequence
+    made = [copy.deepcopy(item) for _ in items]
+    for each, numbers in zip(made, items, strict=True):
+        if numbers:
+            each.ReferencedSOPSequence[0].ReferencedFrameNumber = list(numbers)
+    ds.ContentSequence = [*others, *made]
+    ds.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("items", "shown", "is_volume"),
+    [([(2,)], [2], False), ([(5,), (2, 3), (4,)], [2, 3, 4, 5], True), ([(2,), ()], [1, 2, 3, 4, 5, 6], True)],
+    ids=["one", "several", "whole after all"],
+)
+def test_a_question_about_frames_of_an_image_looks_at_no_others(tmp_path, study, items, shown, is_volume):
+    image = pydicom.dcmread(write_enhanced_series(tmp_path, chest_like_ct(slices=6, edge=16), study=study.study))
+    path = frames_chosen(tmp_path / "asked", image, *items)
+    received(study, tmp_path / image.filename)
+    # The image makes a version of the study; what the rules make of that does not matter here.
+    decide_by_rules(newest_input_set(study.tools.catalogue, study.uid).input_set_id)
+    told = asked(study, path)[path.stem]
+    assert told.reason == ""
+    question = with_chosen_frames(asker(study.tools), input_set(study.tools.catalogue, told.input_set_id))
+    decide_by_rules(question.input_set_id)
+    decided = decision(study.tools.catalogue, question.input_set_id)
+    assert decided.orders
+    facts = read_facts(question, study.tools.files)
+    assert (facts.series[0].number_of_slices, facts.series[0].is_volume) == (len(shown), is_volume)
+    kind, slices = (ImageKind.VOLUME, len(shown)) if is_volume else (ImageKind.IMAGE, None)
+    wanted = ImageRequirements(kind=kind, width=16, height=16, slices=slices)
+    prepared = prepare(question, decided.orders[:1], study.tools.files, lambda *_: wanted, ModelSettings())
+    (series,) = prepared.series.values()
+    sources = series.volume.sources if is_volume else [one.source for one in series.images]
+    assert [source.frame_number for source in sources] == shown
+
+
+def test_frames_of_a_loop_are_all_shown_when_they_are_chosen(tmp_path):
+    loop = ultrasound_loop(tmp_path, frames=12)
+    uid = pydicom.dcmread(loop).SOPInstanceUID
+    whole, chosen = open_series([loop]), open_series([loop], [(uid, (3, 9))])
+    assert [frame.reference.frame_number for frame in chosen_frames(whole)] == [7]
+    assert [frame.reference.frame_number for frame in chosen_frames(chosen)] == [3, 9]
+
+
+def ultrasound_loop(folder, *, frames):
+    image = ct_slice(SOPClassUID=UltrasoundMultiFrameImageStorage, Modality="US", NumberOfFrames=frames)
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit = 7
+    image.PixelData = bytes(range(256)) * frames
+    return write_part10(image, folder / "loop.dcm")
+
+
+def test_a_question_about_frames_that_are_not_there_has_its_reason(tmp_path, study):
+    image = pydicom.dcmread(write_enhanced_series(tmp_path, chest_like_ct(slices=4, edge=16), study=study.study))
+    path = frames_chosen(tmp_path / "asked", image, (2, 5))
+    received(study, tmp_path / image.filename)
+    assert only_reason(study, path) == "no_such_frame"
 
 
 def test_a_question_about_what_is_no_image_has_its_reason(tmp_path, study):

@@ -18,7 +18,7 @@ from umit_pacs.pixels.frames import SourceFrame
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.pixels.requirements import GreyKind, ImageKind, ImageRequirements
 from umit_pacs.pixels.resample import fit_depth, image_to_source, in_volume
-from umit_pacs.pixels.stacks import SeriesGeometry, classify_series, plane_to_patient_mm
+from umit_pacs.pixels.stacks import ChosenFrames, SeriesGeometry, classify_series, plane_to_patient_mm
 from umit_pacs.pixels.suv import suv_factor
 from umit_pacs.settings import ModelSettings
 
@@ -36,20 +36,28 @@ class OpenedSeries:
     headers: tuple[Dataset, ...]
     geometry: SeriesGeometry
     modality: str
+    #: the frames of multi-frame instances that were chosen; of every other instance, all.
+    chosen: ChosenFrames = ()
 
 
-def open_series(paths: Sequence[Path]) -> OpenedSeries:
-    """Read and judge the headers of the objects of one series.
+def open_series(paths: Sequence[Path], chosen: ChosenFrames = ()) -> OpenedSeries:
+    """Read and judge the headers of the objects of one series; `chosen` as in `classify_series`.
 
     Raises UndecodablePixels when a header cannot be read, NoUsableFrames with the reason when no frame may be looked
     at (`unfit.Unfit`).
     """
     headers = tuple(read_header(path) for path in paths)
-    geometry = classify_series(headers)
+    geometry = classify_series(headers, chosen)
     if geometry.unfit is not None:
         raise NoUsableFrames(geometry.detail, reason=geometry.unfit.value)
     used = headers[geometry.frames[0].instance_index]
-    return OpenedSeries(paths=tuple(paths), headers=headers, geometry=geometry, modality=text(used, "Modality").upper())
+    return OpenedSeries(
+        paths=tuple(paths),
+        headers=headers,
+        geometry=geometry,
+        modality=text(used, "Modality").upper(),
+        chosen=chosen,
+    )
 
 
 def require_within_budget(series: OpenedSeries, settings: ModelSettings) -> None:
@@ -116,7 +124,8 @@ def chosen_frames(series: OpenedSeries) -> tuple[SourceFrame, ...]:
     """The frames that stand for a series when single images are asked for.
 
     Of CT, MR and PT the middle slice: along the stack when the series is one, else in the order of acquisition. Of
-    everything else one frame of each object, the middle one of a cine loop; at most MAXIMUM_IMAGES, evenly taken.
+    everything else one frame of each object, the middle one of a cine loop, or those of it that were chosen; at most
+    MAXIMUM_IMAGES, evenly taken.
     """
     frames = series.geometry.frames
     if series.modality in SLICED_MODALITIES:
@@ -124,10 +133,19 @@ def chosen_frames(series: OpenedSeries) -> tuple[SourceFrame, ...]:
     by_object: dict[int, list[SourceFrame]] = {}
     for frame in frames:
         by_object.setdefault(frame.instance_index, []).append(frame)
-    middle = [of_object[len(of_object) // 2] for of_object in by_object.values()]
-    if len(middle) <= MAXIMUM_IMAGES:
-        return tuple(middle)
-    return tuple(middle[round(position)] for position in np.linspace(0, len(middle) - 1, MAXIMUM_IMAGES))
+    by_choice = {uid for uid, _ in series.chosen}
+    shown = [
+        frame
+        for of_object in by_object.values()
+        for frame in (
+            of_object
+            if of_object[0].reference.sop_instance_uid in by_choice
+            else of_object[len(of_object) // 2 : len(of_object) // 2 + 1]
+        )
+    ]
+    if len(shown) <= MAXIMUM_IMAGES:
+        return tuple(shown)
+    return tuple(shown[round(position)] for position in np.linspace(0, len(shown) - 1, MAXIMUM_IMAGES))
 
 
 def _prepare_image(

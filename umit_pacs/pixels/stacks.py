@@ -6,16 +6,20 @@ Used by routing (is it a volume, how many slices, which orientation) and by `pre
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from umit_pacs.handoffs import InstanceUID
 from umit_pacs.pixels.frames import SourceFrame, frames_of
 from umit_pacs.pixels.repeats import first_of_repeated_stacks
 from umit_pacs.pixels.unfit import Unfit, is_localiser_frame, unfit_object
+
+#: multi-frame instances, and the frames (1-based) of each that are looked at
+ChosenFrames = Sequence[tuple[InstanceUID, Sequence[int]]]
 
 #: Fewer slices than this are pictures, not a volume.
 MINIMUM_SLICES = 3
@@ -94,9 +98,14 @@ class _Refused(Exception):
         super().__init__(detail)
 
 
-def classify_series(headers: Sequence[Dataset]) -> SeriesGeometry:
-    """Judge the headers of one series (as `read_header` gives them, in any order)."""
+def classify_series(headers: Sequence[Dataset], chosen: ChosenFrames = ()) -> SeriesGeometry:
+    """Judge the headers of one series (as `read_header` gives them, in any order).
+
+    chosen: the frames (1-based) of multi-frame instances that are looked at; of every other instance, all.
+    """
     fit, first_unfit = _fit_frames(headers)
+    wanted = dict(chosen)
+    fit = tuple(frame for frame in fit if _is_wanted(frame, wanted))
     if not fit:
         unfit, detail = first_unfit or (Unfit.NO_PIXELS, "the series has no objects")
         return SeriesGeometry(unfit=unfit, detail=detail)
@@ -127,6 +136,11 @@ def _fit_frames(headers: Sequence[Dataset]) -> tuple[tuple[SourceFrame, ...], tu
         else:
             fit.append(replace(frame, instance_index=indices[frame.instance_index]))
     return tuple(fit), first_unfit
+
+
+def _is_wanted(frame: SourceFrame, chosen: Mapping[InstanceUID, Sequence[int]]) -> bool:
+    numbers_ = chosen.get(frame.reference.sop_instance_uid)
+    return numbers_ is None or (frame.reference.frame_number or 1) in numbers_
 
 
 def _images(frames: tuple[SourceFrame, ...], refusal: _Refused) -> SeriesGeometry:

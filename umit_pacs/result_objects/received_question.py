@@ -5,6 +5,7 @@ Source: PS3.3 A.35.4, PS3.16 TID 2010. CID 7010 has no title for a question to a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,8 @@ class ReceivedSelection:
     text: str
     #: SOP Instance UIDs of the images that it names, in its order.
     images: tuple[str, ...]
-    #: those of them of which it names single frames.
-    in_frames: frozenset[str]
+    #: the frames (1-based) of those of them that it does not name whole.
+    frames: dict[str, tuple[int, ...]]
 
 
 def read_selection(path: Path) -> ReceivedSelection:
@@ -60,10 +61,22 @@ def _read(ds: Dataset) -> ReceivedSelection:
         is_question=_name(ds) == (QUESTION_TITLE.value, QUESTION_TITLE.scheme_designator),
         text="\n".join(texts),
         images=tuple(dict.fromkeys(str(reference.ReferencedSOPInstanceUID) for reference in named)),
-        in_frames=frozenset(
-            str(reference.ReferencedSOPInstanceUID) for reference in named if reference.get("ReferencedFrameNumber")
-        ),
+        frames=_frames(named),
     )
+
+
+def _frames(named: Sequence[Dataset]) -> dict[str, tuple[int, ...]]:
+    """The frames that IMAGE items name of each image (PS3.3 C.18.4); one item without frames names it whole."""
+    frames: dict[str, set[int]] = {}
+    whole = set()
+    for reference in named:
+        uid, numbers = str(reference.ReferencedSOPInstanceUID), reference.get("ReferencedFrameNumber")
+        if numbers is None or numbers == "" or numbers == []:
+            whole.add(uid)
+        else:
+            several = [numbers] if isinstance(numbers, (int, str)) else list(numbers)
+            frames.setdefault(uid, set()).update(int(number) for number in several)
+    return {uid: tuple(sorted(numbers)) for uid, numbers in frames.items() if uid not in whole}
 
 
 def _name(item: Dataset) -> tuple[str, str]:

@@ -70,12 +70,31 @@ def take_questions(asker: Asker, *, now: datetime) -> int:
 
 def rules_of_question(asker: Asker, input_set: InputSet) -> RuleSet:
     """The rule that the input set of a question is decided by. Raises StudyUnusable when its document is gone."""
-    others = instances_by_use(asker.catalogue, input_set.study_instance_uid).get(InstanceUse.NO_PIXELS, ())
-    document = next(one for one in others if one.sop_instance_uid == input_set.asked_by)
-    text = read_selection(asker.files.path(document.relative_path)).text
+    document, selection = _selection_of(asker, input_set)
     about = input_set.predecessor_id
     destinations = _destinations(asker, document, about) or (document.calling_ae_title,)
-    return asked_rules(text, asker.templates, destinations, _checkpoint(asker, about))
+    return asked_rules(selection.text, asker.templates, destinations, _checkpoint(asker, about))
+
+
+def with_chosen_frames(asker: Asker, input_set: InputSet) -> InputSet:
+    """The input set with the frames that its question chooses; any other as it is. Raises StudyUnusable."""
+    if input_set.asked_by is None:
+        return input_set
+    chosen = _selection_of(asker, input_set)[1].frames
+    # A frame number of an image that has but one frame chooses nothing.
+    frames = [
+        (image.sop_instance_uid, chosen[image.sop_instance_uid])
+        for image in input_set.instances
+        if image.sop_instance_uid in chosen and _frame_count(asker, image) > 1
+    ]
+    return replace(input_set, chosen_frames=tuple(frames))
+
+
+def _selection_of(asker: Asker, input_set: InputSet) -> tuple[StoredInstance, ReceivedSelection]:
+    """The document that asks about these images, and what it says."""
+    others = instances_by_use(asker.catalogue, input_set.study_instance_uid).get(InstanceUse.NO_PIXELS, ())
+    document = next(one for one in others if one.sop_instance_uid == input_set.asked_by)
+    return document, read_selection(asker.files.path(document.relative_path))
 
 
 # --- one selection -----------------------------------------------------------------------------------------------
@@ -164,15 +183,20 @@ def _chosen_images(
 
 
 def _require_answerable(asker: Asker, images: tuple[StoredInstance, ...], selection: ReceivedSelection) -> None:
-    """Refuse a question that names the patient, and one about single frames of an image. Raises StudyUnusable too."""
+    """Refuse a question that names the patient, and one about frames that an image lacks. Raises StudyUnusable too."""
     header = read_header(asker.files.path(images[0].relative_path))
     if names_identity(selection.text, identity_of(header), frozenset()):
         raise QuestionRefused("it names the patient or the hospital", reason="names_patient")
     for image in images:
-        if image.sop_instance_uid in selection.in_frames:
-            frames = header_text(read_header(asker.files.path(image.relative_path)), "NumberOfFrames")
-            if frames not in ("", "1"):
-                raise QuestionRefused("only whole images can be asked about", reason="single_frames")
+        frames = selection.frames.get(image.sop_instance_uid, ())
+        if frames and not 1 <= frames[0] <= frames[-1] <= _frame_count(asker, image):
+            raise QuestionRefused("it names frames that an image does not have", reason="no_such_frame")
+
+
+def _frame_count(asker: Asker, image: StoredInstance) -> int:
+    """Number of Frames (0028,0008); 1 where the header has none that can be read."""
+    text = header_text(read_header(asker.files.path(image.relative_path)), "NumberOfFrames")
+    return int(text) if text.isdecimal() else 1
 
 
 def _version_asked_about(asker: Asker, instance: StoredInstance) -> InputSet:

@@ -85,7 +85,7 @@ def _open(input_set: InputSet, uid: SeriesUID, files: PayloadFiles) -> OpenedSer
     paths = [
         files.path(instance.relative_path) for instance in input_set.instances if instance.series_instance_uid == uid
     ]
-    return open_series(paths)
+    return open_series(paths, input_set.chosen_frames)
 
 
 def _spend(series: OpenedSeries, pixels_left: int, settings: ModelSettings) -> int:

@@ -14,7 +14,7 @@ from umit_pacs.handoffs import InputSet, RoutingDecision, SeriesUID
 from umit_pacs.pixels.attributes import text
 from umit_pacs.pixels.headers import read_header
 from umit_pacs.pixels.remembered_headers import ReadHeader
-from umit_pacs.pixels.stacks import classify_series
+from umit_pacs.pixels.stacks import ChosenFrames, classify_series
 from umit_pacs.reporting_systems.reports import KIND_OF_REPORT
 from umit_pacs.result_objects.profiles import OwnProfiles, kinds_of
 from umit_pacs.routing.decide import decide
@@ -150,6 +150,7 @@ def read_facts(input_set: InputSet, files: PayloadFiles, read: ReadHeader = read
         {uid: read_series(of_series, read) for uid, of_series in paths.items()},
         calling_ae_title=input_set.calling_ae_title,
         called_ae_title=instances[-1].called_ae_title if instances else "",
+        chosen=input_set.chosen_frames,
     )
 
 
@@ -168,19 +169,22 @@ def facts_of(
     *,
     calling_ae_title: str = "",
     called_ae_title: str = "",
+    chosen: ChosenFrames = (),
 ) -> StudyFacts:
-    """The facts of a study from its headers by series. Raises StudyUnusable when no series could be read."""
+    """The facts of a study from its headers by series; `chosen` as in `classify_series`.
+
+    Raises StudyUnusable when no series could be read."""
     errors = [item.error for item in series.values() if isinstance(item, UnreadableSeries)]
     if errors and len(errors) == len(series):
         raise errors[0]
     return study_facts(
-        {uid: _judge(item) for uid, item in series.items()},
+        {uid: _judge(item, chosen) for uid, item in series.items()},
         calling_ae_title=calling_ae_title,
         called_ae_title=called_ae_title,
     )
 
 
-def _judge(headers: Sequence[Dataset] | UnreadableSeries) -> SeriesHeaders:
+def _judge(headers: Sequence[Dataset] | UnreadableSeries, chosen: ChosenFrames) -> SeriesHeaders:
     """What a series is, and whether anything of it may be looked at."""
     if isinstance(headers, UnreadableSeries):
         detail = f"{headers.error.reason}: {headers.error.detail}"
@@ -190,7 +194,7 @@ def _judge(headers: Sequence[Dataset] | UnreadableSeries) -> SeriesHeaders:
     if all(_is_picture_of_an_acquisition(header) for header in headers):
         detail = "a picture of an acquisition in slices, not the acquisition"
         return SeriesHeaders(headers=headers, kept_out="secondary_capture", kept_out_detail=detail)
-    geometry = classify_series(headers)
+    geometry = classify_series(headers, chosen)
     return SeriesHeaders(
         headers=headers,
         number_of_slices=geometry.slices,

@@ -221,6 +221,11 @@ def test_a_draft_becomes_a_preliminary_report_with_study_device_and_provenance(s
     assert "resultsInterpreter" not in report
     found = {item["code"]["coding"][0]["code"]: item for item in emr.newest("Observation")}
     assert found["36118008"]["valueCodeableConcept"]["coding"][0]["code"] == "272519000"
+    assert found["36118008"]["code"]["coding"][1] == {
+        "system": "http://radlex.org",
+        "code": "RID5352",
+        "display": "pneumothorax",
+    }
     assert found["27925004"]["component"][0]["valueQuantity"]["value"] == 0.87
     assert {f"Observation/{item['id']}" for item in found.values()} == {item["reference"] for item in report["result"]}
     for resource in (report, images, device, provenance, *found.values()):

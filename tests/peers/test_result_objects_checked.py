@@ -280,6 +280,13 @@ def test_the_template_checker_finds_no_error(composed, report):
     assert template_errors(path) == []
 
 
+def test_dcmtk_reads_the_equivalent_codes_of_findings(composed):
+    (path,) = files_of(composed, "CR", Language.ENGLISH, ObjectKind.QUALITATIVE_REPORT)
+    dumped = subprocess.run([tool("dcmdump"), str(path)], capture_output=True, check=True).stdout.decode("utf-8")
+    assert "EquivalentCodeSequence" in dumped
+    assert "[RID5352]" in dumped
+
+
 def test_the_template_checker_knows_all_but_the_procedure_of_a_radiograph(composed):
     (path,) = files_of(composed, "CR", Language.ENGLISH, ObjectKind.QUALITATIVE_REPORT)
     (error,) = template_errors(path)

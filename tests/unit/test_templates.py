@@ -49,7 +49,8 @@ def command(*words):
 
 
 CONSOLIDATION = (
-    '[findings.consolidation]\ncode = { value = "95436008", scheme = "SCT", meaning = "Lung consolidation" }\n'
+    '[findings.consolidation]\ncode = { value = "95436008", scheme = "SCT", '
+    'meaning = "Lung consolidation", equivalent = '
 )
 #: file, what stands in it, what an administrator writes instead, what is said about it.
 MISTAKES = {

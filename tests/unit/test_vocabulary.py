@@ -8,6 +8,7 @@ import pytest
 
 from umit_pacs.errors import InvalidConfiguration
 from umit_pacs.handoffs import Language, ObjectKind, Task
+from umit_pacs.result_objects.comparison import Change
 from umit_pacs.result_objects.draft import SectionKind
 from umit_pacs.result_objects.statements import StatementSource
 from umit_pacs.states import RejectionReason
@@ -90,6 +91,7 @@ def test_every_phrase_that_is_asked_for_exists_and_every_other_one_is_used():
         ("contradictions", StatementSource),
         ("presences", get_args(Presence)),
         ("withdrawal", RejectionReason),
+        ("comparison", Change),
     ):
         asked |= {f"{prefix}.{member}" for member in members}
     assert asked <= texts, asked - texts

@@ -222,8 +222,11 @@ def _instant(made: Provenance) -> str:
 
 
 def _concept(coding: Coding, text: str = "") -> Resource:
-    code = {"system": _SYSTEMS.get(coding.scheme, _OWN_SYSTEM), "code": coding.value, "display": coding.meaning}
-    return {"coding": [code], "text": text or coding.meaning}
+    codings = [coding] if coding.equivalent is None else [coding, coding.equivalent]
+    codes = [
+        {"system": _SYSTEMS.get(one.scheme, _OWN_SYSTEM), "code": one.value, "display": one.meaning} for one in codings
+    ]
+    return {"coding": codes, "text": text or coding.meaning}
 
 
 def _narrative(text: str) -> Resource:

@@ -259,9 +259,12 @@ def language_item(words: Words) -> highdicom.sr.LanguageOfContentItemAndDescenda
 
 def coded(coding: Coding, meaning: str = "") -> highdicom.sr.CodedConcept:
     """A template's code; `meaning` in the language of the document instead of the template's."""
-    return highdicom.sr.CodedConcept(
+    concept = highdicom.sr.CodedConcept(
         value=coding.value, scheme_designator=coding.scheme, meaning=(meaning or coding.meaning)[:64]
     )
+    if coding.equivalent is not None:
+        concept.EquivalentCodeSequence = [coded(coding.equivalent)]
+    return concept
 
 
 def _file_meta(ds: Dataset) -> FileMetaDataset:

@@ -27,7 +27,7 @@ def mistakes_in(template: SRTemplate, accepted: Iterable[Coding]) -> Iterator[Mi
     listed = tuple(accepted)
     content = template.model_dump()
     for path, node in _tables(content, ()):
-        if node.keys() == {"value", "scheme", "meaning"}:
+        if node.keys() >= {"value", "scheme", "meaning"}:
             if doubt := doubt_about(Coding(**node), listed):
                 yield path, doubt
         elif texts := _texts(node):

@@ -42,6 +42,8 @@ class Coding(Record):
     value: str = Field(min_length=1, max_length=16)
     scheme: str = Field(min_length=1, max_length=16)
     meaning: str = Field(min_length=1, max_length=64)
+    #: the same concept in another scheme, such as RadLex.
+    equivalent: Coding | None = None
 
 
 class SectionTerm(Record):
@@ -86,8 +88,6 @@ class FindingTerm(Record):
     """
 
     code: Coding
-    #: the RadLex code beside it, where there is one.
-    radlex: Coding | None = None
     #: key of the template's site.
     site: Key
     names: Texts

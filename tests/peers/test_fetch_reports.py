@@ -56,7 +56,7 @@ def study(tmp_path):
 class Node:
     """A node's schedule for one study, moved by hand."""
 
-    def __init__(self, study, settings=SETTINGS, ae_title="UMIT"):
+    def __init__(self, study, settings=SETTINGS, ae_title="UMIT", *, is_stopping=False):
         self.study = study
         self.settings = settings
         self.begun = utc_now()
@@ -69,6 +69,7 @@ class Node:
             ae_title=ae_title,
             timeouts=NetworkTimeouts(connect_s=5, response_s=20),
             keeping=lambda: keeping(study.tools.settings, study.tools.catalogue, study.tools.files),
+            is_stopping=lambda: is_stopping,
         )
 
     def looks(self, *, after_hours):
@@ -168,6 +169,7 @@ def test_a_report_that_is_too_long_or_strange_leaves_the_search_going_and_says_s
         node.looks(after_hours=0)
         assert node.looks(after_hours=1) == 0
         assert (node.search.reason, node.search.looks) == ("too_many_bytes", 1)
+        assert Node(study, is_stopping=True).looks(after_hours=3) == 0
         assert Node(study).looks(after_hours=3) == 1
 
 

@@ -58,7 +58,6 @@ def run_schedule(settings: Settings, *, supervisor: Connection | None = None) ->
             lambda: forget_unused_priors(tools): RETENTION_INTERVAL_S,
             lambda: look_at_reports(tools): FEEDBACK_INTERVAL_S,
             lambda: look_at_questions(tools): QUESTIONS_INTERVAL_S,
-            lambda: look_for_reports(tools): REPORT_SEARCH_INTERVAL_S,
         }
         # The first round in this thread: what is wrong ends the process before it says that it is ready.
         assemble(tools, count)
@@ -68,6 +67,9 @@ def run_schedule(settings: Settings, *, supervisor: Connection | None = None) ->
         scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"max_instances": 1, "coalesce": True})
         for job, interval_s in jobs.items():
             scheduler.add_job(_guarded(job), "interval", seconds=interval_s)
+        # Not in the first round: peers may take their time, and the start must not wait for them.
+        search = _guarded(lambda: look_for_reports(tools, life.stop.is_set))
+        scheduler.add_job(search, "interval", seconds=REPORT_SEARCH_INTERVAL_S)
         assemble_again = _guarded(lambda: assemble_and_look_again(tools, count, scheduler))
         scheduler.add_job(assemble_again, "interval", seconds=ASSEMBLE_INTERVAL_S, id=ASSEMBLE_JOB)
         scheduler.start()
@@ -124,8 +126,8 @@ def look_at_questions(tools: Tools) -> None:
     take_questions(asker(tools), now=utc_now())
 
 
-def look_for_reports(tools: Tools) -> None:
-    """Ask the peers that are set so for final reports of drafted studies."""
+def look_for_reports(tools: Tools, is_stopping: Callable[[], bool]) -> None:
+    """Ask the peers that are set so for final reports of drafted studies, until this process has to stop."""
     settings = tools.settings
     fetcher = ReportFetcher(
         catalogue=tools.catalogue,
@@ -133,6 +135,7 @@ def look_for_reports(tools: Tools) -> None:
         ae_title=settings.listener.ae_title,
         timeouts=_timeouts(settings),
         keeping=lambda: keeping(settings, tools.catalogue, tools.files),
+        is_stopping=is_stopping,
     )
     fetch_reports(fetcher, utc_now())
 

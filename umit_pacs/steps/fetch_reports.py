@@ -67,6 +67,8 @@ class ReportFetcher:
     timeouts: NetworkTimeouts
     #: takes retrieved objects into the store, durably, until the end of the block.
     keeping: Callable[[], AbstractContextManager[Callable[[RetrievedObject], None]]]
+    #: asked before each look; what is due then stays due.
+    is_stopping: Callable[[], bool] = lambda: False
 
     @property
     def limits(self) -> RetrieveLimits:
@@ -90,6 +92,8 @@ def fetch_reports(fetcher: ReportFetcher, now: datetime) -> int:
     away: set[str] = set()
     retrieved = 0
     for search in due_report_searches(fetcher.catalogue, now, _MOST_A_ROUND):
+        if fetcher.is_stopping():
+            break
         if search.peer in away:
             continue
         after = _looked(fetcher, search, asked.get(search.peer), now)

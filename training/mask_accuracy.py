@@ -41,6 +41,19 @@ class Lesion:
 
 def dice_of(lesion: Lesion, moved: float, rng: np.random.Generator) -> float | None:
     """Dice of the mask that is made inside the box with its faces moved by up to `moved` edges; None without one."""
+    boxed, low, high = boxed_values(lesion, moved, rng)
+    try:
+        mask, _ = lesion_mask(boxed, lesion.modality)
+    except NoMask:
+        return None
+    truth = _inscribed(mask.shape, low, high)
+    return float(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
+
+
+def boxed_values(
+    lesion: Lesion, moved: float, rng: np.random.Generator
+) -> tuple[BoxedValues, NDArray[np.float64], NDArray[np.float64]]:
+    """What the node looks at of a lesion whose box has its faces moved, and the true box's corners (z, y, x) in it."""
     true_low, true_high = (np.array(corner[::-1]) for corner in lesion.box)
     edges = true_high - true_low
     low, high = (corner + rng.uniform(-moved, moved, 3) * edges for corner in (true_low, true_high))
@@ -53,12 +66,7 @@ def dice_of(lesion: Lesion, moved: float, rng: np.random.Generator) -> float | N
         high_zyx=triple(high - start),
         spacing_zyx_mm=lesion.placement.spacing_zyx_mm,
     )
-    try:
-        mask, _ = lesion_mask(boxed, lesion.modality)
-    except NoMask:
-        return None
-    truth = _inscribed(mask.shape, true_low - start, true_high - start)
-    return float(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
+    return boxed, true_low - start, true_high - start
 
 
 def _inscribed(shape: tuple[int, ...], low: NDArray[np.float64], high: NDArray[np.float64]) -> Mask:

@@ -101,7 +101,7 @@ def test_a_catalogue_of_a_newer_version_is_refused(engine, empty_database_url):
 
 
 def test_a_catalogue_that_was_not_migrated_is_not_opened(empty_database_url):
-    with pytest.raises(InvalidConfiguration, match="start the node|there is no catalogue yet"):
+    with pytest.raises(InvalidConfiguration, match=r"start the node|there is no catalogue yet"):
         open_catalogue(empty_database_url)
 
 

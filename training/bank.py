@@ -43,9 +43,9 @@ class BankConfig:
     """How many patients the bank holds and what they are drawn from."""
 
     seed: int = 2026
-    radiograph_train: int = 400
+    radiograph_train: int = 1400
     radiograph_held_out: int = 100
-    ct_train: int = 300
+    ct_train: int = 400
     ct_held_out: int = 60
     pet_train: int = 150
     pet_held_out: int = 40

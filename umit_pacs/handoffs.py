@@ -351,7 +351,8 @@ class TaskResult:
     presence: str = ""
     #: REPORT: the template's own sentences in `text`; what is not among them is free text.
     statements: tuple[ReportStatement, ...] = ()
-    #: what was mended when the answer was read: corners_swapped, clipped, cut_off, kept_to_grammar.
+    #: what was mended when the answer was read: corners_swapped, clipped, cut_off, kept_to_grammar,
+    #: place_outside_dropped, unlikely_place_dropped.
     repairs: tuple[str, ...] = ()
 
 

@@ -157,6 +157,16 @@ def test_a_surer_report_text_does_not_state_what_the_search_leaves_open(tmp_path
     assert texts(run.draft(), SectionKind.IMPRESSION) == ["1. The cardiac silhouette may be enlarged."]
 
 
+def test_a_place_that_was_not_marked_is_listed(tmp_path):
+    run = radiograph_run(tmp_path)
+    found = detection(run, "nodule", confidence=0.8, presence="present")
+    run = with_results(run, replace(found, repairs=("unlikely_place_dropped",)))
+    draft = run.draft()
+    line = "Nodule: a place that the model gives is hardly ever right, so it is not marked."
+    assert line in texts(draft, SectionKind.NOT_ASSESSED)
+    assert not draft.markings
+
+
 def test_an_unsure_denial_makes_nothing_possible(tmp_path):
     run = radiograph_run(tmp_path)
     sentence = "No pulmonary nodule or mass is seen."

@@ -91,6 +91,19 @@ def test_a_place_in_the_margin_is_no_place():
     assert some.repairs == ("place_outside_dropped",)
 
 
+def test_a_box_that_is_hardly_ever_right_is_not_marked():
+    likely, unlikely = box(((5.0, 5.0), (20.0, 30.0))), box(((30.0, 5.0), (40.0, 30.0)))
+    unlikely = replace(unlikely, regions=tuple(replace(region, confidence=0.04) for region in unlikely.regions))
+    some = task_result(replace(likely, regions=likely.regions + unlikely.regions), radiograph())
+    assert len(some.regions) == 1
+    assert some.repairs == ("unlikely_place_dropped",)
+    none = task_result(replace(unlikely, presence=""), radiograph())
+    assert (none.regions, none.presence, none.abstention) == ((), "uncertain", None)
+    assert none.confidence == unlikely.confidence
+    stated = task_result(unlikely, radiograph())
+    assert (stated.regions, stated.presence) == ((), "present")
+
+
 def test_a_place_in_the_second_image_refers_to_its_frame():
     answer = box(((5.0, 5.0), (20.0, 30.0)), image_index=1)
     result = task_result(answer, radiograph(2))

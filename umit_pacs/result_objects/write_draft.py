@@ -167,6 +167,7 @@ def _not_assessed_lines(material: _Material) -> Iterator[DraftLine]:
     words = material.words
     yield from _abstention_lines(material)
     yield from guard_lines(material.guarding, material.series, material.source, words)
+    yield from _unlikely_place_lines(material)
     yield from _outline_lines(material)
     yield from _unmeasured_lines(material)
     for exclusion in _excluded(material):
@@ -205,6 +206,15 @@ def _abstention_lines(material: _Material) -> Iterator[DraftLine]:
     for reason, sentences in findings.items():
         text = words("not_assessed.findings", sentences=" ".join(sentences), reason=reason)
         yield DraftLine(text=text, origin=LineOrigin.STRUCTURED)
+
+
+def _unlikely_place_lines(material: _Material) -> Iterator[DraftLine]:
+    """The findings of which a place was left out because it was hardly likely to be right."""
+    words = material.words
+    for read in (read for one in material.series for read in one.results):
+        if read.finding and "unlikely_place_dropped" in read.result.repairs:
+            name = read.template.finding_name(read.finding, words.language)
+            yield DraftLine(text=capitalised(words("not_assessed.place", name=name)), origin=LineOrigin.STRUCTURED)
 
 
 def _outline_lines(material: _Material) -> Iterator[DraftLine]:

@@ -24,6 +24,9 @@ from umit_pacs.pixels.coordinates import box_in_source, to_source_px
 from umit_pacs.umit_model.model_answer import ModelAnswer, ModelRegion
 from umit_pacs.vocabulary import TemplateLibrary
 
+#: a box that is right less often than this is not marked: a reader would look in vain, or look away.
+_LEAST_LIKELY = 0.05
+
 if TYPE_CHECKING:  # the engine's module loads torch, which only a work process needs
     from umit_pacs.umit_model.engine import Engine
 
@@ -66,6 +69,7 @@ def task_result(answer: ModelAnswer, series: PreparedSeries) -> TaskResult:
     """An answer of the model with its places brought back to the source.
 
     A place that lies wholly in the margin around the image is none; when no place is left, the answer is an abstention.
+    A box that is hardly ever right is left out; the answer stands without it, and denies nothing for that.
     """
     found = [_region(region, series) for region in answer.regions]
     regions = tuple(region for region in found if region is not None)
@@ -85,11 +89,27 @@ def task_result(answer: ModelAnswer, series: PreparedSeries) -> TaskResult:
         grey_recipe=_grey_recipe(answer, series),
     )
     if len(regions) == len(found):
-        return result
+        return _without_unlikely_boxes(result)
     if not regions:
         outside = Abstention(reason="outside_the_image", detail="the place lies in the margin around the image")
         return replace(result, abstention=outside, confidence=None, presence="")
-    return replace(result, repairs=tuple(sorted({*result.repairs, "place_outside_dropped"})))
+    return _without_unlikely_boxes(_repaired(result, "place_outside_dropped"))
+
+
+def _without_unlikely_boxes(result: TaskResult) -> TaskResult:
+    kept = tuple(
+        region
+        for region in result.regions
+        if region.kind is RegionKind.POINT or region.confidence is None or region.confidence >= _LEAST_LIKELY
+    )
+    if len(kept) == len(result.regions):
+        return result
+    presence = result.presence or ("" if kept else "uncertain")
+    return _repaired(replace(result, regions=kept, presence=presence), "unlikely_place_dropped")
+
+
+def _repaired(result: TaskResult, repair: str) -> TaskResult:
+    return replace(result, repairs=tuple(sorted({*result.repairs, repair})))
 
 
 def _by_series(orders: Sequence[TaskOrder]) -> dict[SeriesUID, list[int]]:

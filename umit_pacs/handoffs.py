@@ -341,7 +341,8 @@ class TaskResult:
     #: index into order.options.
     option_index: int | None = None
     regions: tuple[Region, ...] = ()
-    #: calibrated probability in 0..1 that the answer holds, None where the task has none.
+    #: calibrated probability in 0..1 that the answer holds, None where the task has none; of an uncertain DETECTION
+    #: without regions that nothing is there.
     confidence: float | None = None
     #: frames that the model was shown for this order.
     frames: tuple[FrameReference, ...] = ()

@@ -99,9 +99,9 @@ def test_a_box_that_is_hardly_ever_right_is_not_marked():
     assert some.repairs == ("unlikely_place_dropped",)
     none = task_result(replace(unlikely, presence=""), radiograph())
     assert (none.regions, none.presence, none.abstention) == ((), "uncertain", None)
-    assert none.confidence == unlikely.confidence
+    assert none.confidence == pytest.approx(1 - unlikely.confidence)
     stated = task_result(unlikely, radiograph())
-    assert (stated.regions, stated.presence) == ((), "present")
+    assert (stated.regions, stated.presence, stated.confidence) == ((), "present", unlikely.confidence)
 
 
 def test_a_place_in_the_second_image_refers_to_its_frame():

@@ -56,7 +56,8 @@ def said_in_words(results: Iterable[TaskResult]) -> str:
         elif result.order.question:
             lines["answers"].append(f"{name} {result.text}{sure}")
         else:
-            heading = "unsure" if result.presence == "uncertain" else "found" if result.regions else "not found"
+            is_found = bool(result.regions) or result.presence == "present"
+            heading = "unsure" if result.presence == "uncertain" else "found" if is_found else "not found"
             is_denied = heading == "unsure" and not result.regions and result.confidence is not None
             lines[heading].append(f"{name} {1 - (result.confidence or 0.0):.0%}" if is_denied else name + sure)
     return "\n".join(f"{heading}: {'; '.join(said)}" for heading, said in lines.items() if said) or "nothing"

@@ -104,8 +104,12 @@ def _without_unlikely_boxes(result: TaskResult) -> TaskResult:
     )
     if len(kept) == len(result.regions):
         return result
-    presence = result.presence or ("" if kept else "uncertain")
-    return _repaired(replace(result, regions=kept, presence=presence), "unlikely_place_dropped")
+    result = _repaired(replace(result, regions=kept), "unlikely_place_dropped")
+    if kept or result.presence == "present":
+        return result
+    # Without a place the confidence is that nothing is there.
+    confidence = None if result.confidence is None else 1.0 - result.confidence
+    return replace(result, presence="uncertain", confidence=confidence)
 
 
 def _repaired(result: TaskResult, repair: str) -> TaskResult:

@@ -40,11 +40,12 @@ class HL7Receiver:
                     answer["MSA.F3"] = self.reason
                 writer.writemessage(answer)
                 await writer.drain()
-        except asyncio.IncompleteReadError:
-            pass
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
+        except (asyncio.IncompleteReadError, OSError):
+            pass  # the peer has gone
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
 
 @contextmanager

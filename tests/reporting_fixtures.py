@@ -59,6 +59,8 @@ def running_hl7_receiver(context: ssl.SSLContext | None = None) -> Iterator[HL7R
         receiver.stop = asyncio.Event()
         is_ready.set()
         await receiver.stop.wait()
+        for _ in range(3):  # a connection that is being accepted has its transport before the server is closed
+            await asyncio.sleep(0)
         server.close()
         while serving := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(serving)

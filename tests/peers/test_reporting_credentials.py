@@ -107,7 +107,7 @@ def test_final_reports_are_taken_only_from_who_shows_a_certificate(certificates)
                     return client.recv(4096)
 
         with contextlib.suppress(ConnectionError):
-            with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED|EOF occurred"):
+            with pytest.raises(ssl.SSLError, match=r"CERTIFICATE_REQUIRED|EOF occurred"):
                 answer()
         context.load_cert_chain(*certificates.node)
         assert b"MSA|AR|7" in answer()

@@ -151,15 +151,26 @@ def running_archive(folder: Path, node_port: int, *, is_embedded: bool = False) 
         )
 
 
+#: a modality sends again what its archive did not take
+_SEND_ATTEMPTS = 3
+
+
 def push(samples: tuple[SampleStudy, ...], archive: Archive, progress: Progress) -> None:
     """Send the samples to the PACS, as the modalities would."""
     paths = [sorted(sample.folder.glob("*.dcm")) for sample in samples]
     line = progress.add_task(f"Send the studies to {archive.name}", total=sum(map(len, paths)))
     address = PeerAddress(ae_title=archive.ae_title, host=archive.host, port=archive.dicom_port)
     for study in paths:
-        outcomes = send_objects(study, address, calling_ae_title="MODALITY", timeouts=NetworkTimeouts())
-        if refused := [outcome for outcome in outcomes if outcome.outcome is not Outcome.STORED]:
-            raise PeerUnavailable(f"{archive.name} did not take {len(refused)} of {len(study)} objects")
+        left = study
+        for _ in range(_SEND_ATTEMPTS):
+            outcomes = send_objects(
+                left, address, calling_ae_title="MODALITY", timeouts=NetworkTimeouts(response_s=20.0)
+            )
+            left = [path for path, sent in zip(left, outcomes, strict=True) if sent.outcome is not Outcome.STORED]
+            if not left:
+                break
+        else:
+            raise PeerUnavailable(f"{archive.name} did not take {len(left)} of {len(study)} objects")
         progress.advance(line, len(study))
 
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import Page, sync_playwright
 
 from umit_pacs.cli.ohif_server import view_path
 from umit_pacs.errors import PeerUnavailable
@@ -158,12 +158,12 @@ def open_viewer(address: str, *, width: int = 1200, height: int = 800) -> Iterat
 def _listen(page: Page, faults: list[str]) -> None:
     """Note what goes wrong; addresses are cut off, for they hold identifiers."""
 
-    def note(message: ConsoleMessage) -> None:
-        if message.type == "error" and not message.text.startswith(_EXCHANGED):
-            faults.append(message.text[:300])
+    def note(text: str) -> None:
+        if _EXCHANGED not in text:
+            faults.append(text[:300])
 
-    page.on("console", note)
-    page.on("pageerror", lambda error: faults.append(str(error)[:300]))
+    page.on("console", lambda message: note(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: note(str(error)))
     page.on(
         "response", lambda answer: faults.append(f"HTTP {answer.status} {answer.url}") if answer.status >= 400 else None
     )

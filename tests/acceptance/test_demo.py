@@ -33,7 +33,8 @@ def test_every_study_ends_confirmed(demo):
 
 def test_the_pacs_holds_unverified_preliminary_drafts(demo):
     _, shown = demo
-    assert len(re.findall(r"1 Enhanced SR \(PRELIMINARY, UNVERIFIED\)", shown)) == 4
+    # On a busy machine the archive may push a study in two parts; the second draft then supersedes the first.
+    assert len(re.findall(r"\d Enhanced SR \(PRELIMINARY, UNVERIFIED\)", shown)) == 4
     assert "Secondary Capture Image" in shown
 
 

@@ -12,7 +12,7 @@ from pynetdicom.association import Association
 
 from umit_pacs.dicom_network.addresses import NetworkTimeouts, PeerAddress
 from umit_pacs.dicom_network.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from umit_pacs.dicom_network.pynetdicom_repairs import close_unconnected_sockets
+from umit_pacs.dicom_network.pynetdicom_repairs import close_unconnected_sockets, pause_surely
 from umit_pacs.errors import PeerRefused, PeerUnavailable
 
 close_unconnected_sockets()
@@ -69,6 +69,7 @@ def association(
     )
     if not opened.is_established:
         raise _failure(opened, peer)
+    pause_surely(opened)
     try:
         yield opened
     finally:

@@ -1,8 +1,8 @@
 """Dense supervision of the image tokens: what lies where, asked of every token directly.
 
 The simulator knows it anyway, and it teaches the vision tower far faster than words do. The tower sees each slice of a
-volume alone, so each slice is asked for itself. The probe is thrown away after training; the checkpoint does not hold
-it.
+volume alone, so each slice is asked for itself, and the language model, which sees all slices, is asked for the whole
+(`StudyProbe`). The probes are thrown away after training; the checkpoint does not hold them.
 """
 
 from __future__ import annotations
@@ -148,3 +148,84 @@ def _landmark_loss(landmarks: Tensor, offsets: Tensor, wanted_token: Tensor, wan
     each = offsets.view(count, tokens, m, 2).transpose(1, 2)[is_inside]  # (K, tokens, 2)
     read = each[torch.arange(len(token)), token]
     return 0.3 * place + F.smooth_l1_loss(read, wanted_offset[is_inside])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyTargets:
+    """What is true of the image tokens of B volumes as a whole; F findings, tokens slice after slice."""
+
+    #: (B, tokens, F) 1 where a box has just ended: at its middle, in the first slice behind it
+    ended: NDArray[np.float32]
+    #: (B, tokens, F, 6) low and high corner (x, y, z) from there, in tokens and `SLICES_PER_UNIT`; only where `ended`
+    corners: NDArray[np.float32]
+    #: (B, F, 2) left, right
+    presence: NDArray[np.float32]
+
+
+#: what is told of the third axis is counted in so many slices: about as much as a token measures in its plane
+SLICES_PER_UNIT = 8.0
+#: of its tokens one in a thousand ends a box
+_ENDED_WEIGHT, _ENDED_BIAS = 0.1, -5.0
+
+
+class StudyProbe(nn.Module):
+    """One linear layer that reads the boxes of a whole volume off its image tokens inside the language model.
+
+    A token there has seen the slices before it, never those behind it: so a box can first be told where it has ended.
+    Each token is also to know the number of its slice, of which the vision tower tells it nothing.
+    """
+
+    def __init__(self, template: SRTemplate, grid: TokenGrid, slices: int, width: int) -> None:
+        super().__init__()
+        self.findings = tuple(template.findings)
+        self.grid = grid
+        self.slices = slices
+        f = len(self.findings)
+        self._sizes = [f, f * 6, f * 2, 1]
+        per_slice = grid.tokens_xy[0] * grid.tokens_xy[1]
+        self._depth = (torch.arange(slices) / SLICES_PER_UNIT).repeat_interleave(per_slice)[:, None]
+        self.read = nn.Linear(width, sum(self._sizes))
+        nn.init.constant_(self.read.bias[:f], _ENDED_BIAS)
+
+    def targets(self, truths: list[Truth]) -> StudyTargets:
+        low, high = self.grid.low_and_high()
+        centre_xy: NDArray[np.float32] = (low + high) / np.float32(2)
+        each = [self._targets_of(truth, centre_xy, high[0] - low[0]) for truth in truths]
+        ended, corners, presence = (np.stack(part) for part in zip(*each, strict=True))
+        return StudyTargets(ended=ended, corners=corners, presence=presence)
+
+    def _targets_of(
+        self, truth: Truth, centre_xy: NDArray[np.float32], size_xy: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        f, per_slice = len(self.findings), len(centre_xy)
+        ended = np.zeros((self.slices * per_slice, f), np.float32)
+        corners = np.zeros((self.slices * per_slice, f, 6), np.float32)
+        presence = np.zeros((f, 2), np.float32)
+        size = np.array([*size_xy, SLICES_PER_UNIT], np.float32)
+        for index, name in enumerate(self.findings):
+            if name in truth.sides:
+                presence[index] = _SIDES[truth.sides[name]]
+            for box in reversed(truth.boxes.get(name, ())):  # the largest is written last
+                low, high = np.array(box, np.float32)
+                nearest = int(((((low + high)[:2] / 2 - centre_xy) / size_xy) ** 2).sum(axis=1).argmin())
+                behind = min(round(float(high[2])), self.slices - 1)
+                here = np.array([*centre_xy[nearest], behind], np.float32)
+                token = behind * per_slice + nearest
+                ended[token, index] = 1
+                corners[token, index] = np.concatenate([(low - here) / size, (high - here) / size])
+        return ended, corners, presence
+
+    def loss(self, seen: Tensor, targets: StudyTargets) -> Tensor:
+        """seen: (B, tokens, width), the image tokens inside the language model."""
+        ended, corners, presence, depth = self.read(seen.float()).split(self._sizes, dim=-1)
+        count, tokens, f = ended.shape
+        wanted = torch.from_numpy(targets.ended)
+        each = F.binary_cross_entropy_with_logits(ended, wanted, pos_weight=torch.tensor(8.0), reduction="none")
+        total = _ENDED_WEIGHT * each.sum(dim=1).mean()
+        is_ended = wanted > 0
+        if is_ended.any():
+            read = corners.view(count, tokens, f, 6)[is_ended]
+            total = total + F.smooth_l1_loss(read, torch.from_numpy(targets.corners)[is_ended])
+        some = torch.logsumexp(presence.view(count, tokens, f, 2), dim=1) - float(np.log(tokens))
+        total = total + F.binary_cross_entropy_with_logits(some, torch.from_numpy(targets.presence))
+        return total + F.smooth_l1_loss(depth, self._depth.expand_as(depth))

@@ -45,11 +45,11 @@ class BankConfig:
     seed: int = 2026
     radiograph_train: int = 1400
     radiograph_held_out: int = 100
-    ct_train: int = 400
+    ct_train: int = 800
     ct_held_out: int = 60
-    pet_train: int = 150
+    pet_train: int = 400
     pet_held_out: int = 40
-    brain_mr_train: int = 150
+    brain_mr_train: int = 400
     brain_mr_held_out: int = 40
     #: patients in one file
     shard: int = 20

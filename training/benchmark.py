@@ -125,7 +125,7 @@ def time_packed(
 def packed_loss(network: Qwen2VLForConditionalGeneration, packer: Packer, lesson: Lesson) -> Tensor:
     features = vision_features(network, np.concatenate([study.images for study in lesson.studies]))
     features = features.reshape(len(lesson.studies), -1, features.shape[-1])
-    loss, _ = answer_loss(network, packer.head, features, packer.pack(list(lesson.questions)))
+    loss = answer_loss(network, packer.head, features, packer.pack(list(lesson.questions))).loss
     return loss
 
 

@@ -35,6 +35,7 @@ from training.head_template import load_head
 from training.head_warping import HeadSampler
 from training.held_out import every_other
 from training.model import ModelConfig
+from training.processes import run_in_processes
 from training.quantisation_command import losses_table, measure_quantisation
 from training.samples import SampleKind, write_sample
 from training.simulate_command import simulate_command
@@ -131,12 +132,18 @@ def bank(runs: Runs = _RUNS, tiny: Tiny = False) -> None:
 def train(runs: Runs = _RUNS, tiny: Tiny = False, start: Start = None) -> None:
     """Run the two stages and the adapters, or go on with them."""
     bench = _bench(runs, tiny, start)
-    config = bench.config
-    with _progress("steps", config.sight.steps + config.stage1.steps + config.stage2.steps) as step:
-        train_stages(bench, on_step=lambda stage, _, loss: step(f"{stage} loss {loss:.2f}"))
-    with _progress("steps", config.adapter.steps * len(Task)) as step:
-        train_adapters(bench, on_step=lambda stage, _, loss: step(f"{stage} loss {loss:.2f}"))
+    run_in_processes(bench.config.processes, lambda process: _train(dataclasses.replace(bench, process=process)))
     draw_curves(bench.folder)
+
+
+def _train(bench: Workbench) -> None:
+    """One process's part of the run."""
+    config = bench.config
+    is_shown = bench.process.is_first
+    with _progress("steps", config.sight.steps + config.stage1.steps + config.stage2.steps, is_shown=is_shown) as step:
+        train_stages(bench, on_step=lambda stage, _, loss: step(f"{stage} loss {loss:.2f}"))
+    with _progress("steps", config.adapter.steps * len(Task), is_shown=is_shown) as step:
+        train_adapters(bench, on_step=lambda stage, _, loss: step(f"{stage} loss {loss:.2f}"))
 
 
 @app.command("export")
@@ -253,7 +260,7 @@ def _bench(runs: Path, tiny: bool, start: Path | None = None) -> Workbench:
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
+def _progress(what: str, total: int, *, is_shown: bool = True) -> Iterator[Callable[[str], None]]:
     """A bar with the time left; yields what moves it on by one."""
     columns = (
         TextColumn("{task.description:24}"),
@@ -264,7 +271,7 @@ def _progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not is_shown) as progress:
         task = progress.add_task("", total=total)
 
         def step(text: str) -> None:

@@ -8,6 +8,7 @@ every answer weighs with the root of its length, so that a word counts beside a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -131,32 +132,54 @@ def _branch_mask(branch: Tensor) -> Tensor:
     return torch.zeros(allowed.shape).masked_fill(~allowed, -1e9)[:, None]
 
 
-def answer_loss(
-    network: Qwen2VLForConditionalGeneration, head: Head, features: Tensor, batch: PackedBatch
-) -> tuple[Tensor, Tensor]:
-    """Weighted cross-entropy of the answers. features: (B, tokens, width) of each study's images.
+class Answers(NamedTuple):
+    """How well the answers of a batch are told."""
 
-    Returns (loss, share of the answer tokens that are the likeliest ones).
-    """
-    logits, target, weight = answer_logits(network, head, features, batch)
+    #: cross-entropy, weighted
+    loss: Tensor
+    #: share of the answer tokens that are the likeliest ones
+    right: Tensor
+    #: (B, tokens, width) the image tokens behind half of the language model's layers
+    seen: Tensor
+
+
+def answer_loss(network: Qwen2VLForConditionalGeneration, head: Head, features: Tensor, batch: PackedBatch) -> Answers:
+    """features: (B, tokens, width) of each study's images."""
+    hidden, halfway = _hidden(network, head, features, batch)
+    logits, target, weight = _told(network, hidden, batch)
     loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
-    return loss, (logits.detach().argmax(dim=-1) == target).float().mean()
+    right = (logits.detach().argmax(dim=-1) == target).float().mean()
+    return Answers(loss=loss, right=right, seen=halfway[:, torch.nonzero(head.is_image)[:, 0]])
 
 
 def answer_logits(
     network: Qwen2VLForConditionalGeneration, head: Head, features: Tensor, batch: PackedBatch
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(T, V) logits where the T answer tokens are to be told, the tokens (T,), their weights (T,); row after row."""
+    return _told(network, _hidden(network, head, features, batch)[0], batch)
+
+
+def _hidden(
+    network: Qwen2VLForConditionalGeneration, head: Head, features: Tensor, batch: PackedBatch
+) -> tuple[Tensor, Tensor]:
+    """(B, L, width) of every token behind all layers of the language model, and behind half of them."""
     language_model = network.model.language_model
     embedded = language_model.embed_tokens(batch.token_ids).clone()
     places = torch.nonzero(head.is_image)[:, 0]
     embedded[:, places] = features.to(embedded.dtype)
-    hidden = language_model(
+    output = language_model(
         inputs_embeds=embedded,
         position_ids=batch.positions,
         attention_mask={"full_attention": batch.mask.to(features.dtype)},
         use_cache=False,
-    ).last_hidden_state
+        output_hidden_states=True,
+    )
+    return output.last_hidden_state, output.hidden_states[(len(language_model.layers) + 1) // 2]
+
+
+def _told(
+    network: Qwen2VLForConditionalGeneration, hidden: Tensor, batch: PackedBatch
+) -> tuple[Tensor, Tensor, Tensor]:
     wanted = batch.labels[:, 1:]
     learned = wanted != IGNORED
     return network.lm_head(hidden[:, :-1][learned]).float(), wanted[learned], batch.weights[:, 1:][learned]

@@ -30,11 +30,12 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from transformers import Qwen2VLForConditionalGeneration
 
-from training.alignment import DenseTargets, Probe
+from training.alignment import DenseTargets, Probe, StudyProbe, StudyTargets
 from training.bank import BankConfig, Kind, bank_hash
 from training.model import MASKED_ATTENTION, ModelConfig, build_network, build_processor, vision_features
-from training.packing import Packer, answer_loss
+from training.packing import Answers, Packer, answer_loss
 from training.prefetch import ahead
+from training.processes import Process
 from training.studies import Study, StudyKind, open_kind
 from training.tokenizer import train_tokenizer, training_corpus
 from training.truth import Question
@@ -64,7 +65,7 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KindSizes:
-    """How much of one kind of study a step takes."""
+    """How much of one kind of study a step takes in each process."""
 
     #: studies of a step of first sight, and images drawn from each
     sight_studies: int
@@ -80,29 +81,31 @@ class TrainConfig:
     seed: int = 1
     bank: BankConfig = field(default_factory=BankConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    sight: StageConfig = StageConfig(steps=4000, learning_rate=1e-3, matrix_learning_rate=2e-3, final_share=0.1)
-    # At first sight's rates stage 1 undoes what first sight has learned.
-    stage1: StageConfig = StageConfig(steps=2000, learning_rate=1e-3, matrix_learning_rate=2e-3, vision_share=0.2)
-    stage2: StageConfig = StageConfig(steps=150, learning_rate=3e-4, matrix_learning_rate=5e-4, warm_up_steps=20)
-    adapter: StageConfig = StageConfig(steps=60, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
+    sight: StageConfig = StageConfig(steps=4200, learning_rate=8e-4, matrix_learning_rate=1.6e-3, final_share=0.02)
+    # At more than a few hundredths of first sight's rates stage 1 undoes what first sight has learned.
+    stage1: StageConfig = StageConfig(steps=2200, learning_rate=1e-3, matrix_learning_rate=2e-3, vision_share=0.05)
+    stage2: StageConfig = StageConfig(steps=60, learning_rate=3e-4, matrix_learning_rate=5e-4, warm_up_steps=20)
+    adapter: StageConfig = StageConfig(steps=40, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
     #: the kinds of study that the steps take in turn
     cycle: tuple[Kind, ...] = ("radiograph", "ct", "radiograph", "pet", "radiograph", "ct", "radiograph", "brain_mr")
     sizes: dict[Kind, KindSizes] = field(
         default_factory=lambda: {
-            "radiograph": KindSizes(sight_studies=32, sight_images=1, studies=16),
-            "ct": KindSizes(sight_studies=8, sight_images=10, studies=4),
-            "pet": KindSizes(sight_studies=8, sight_images=10, studies=4),
-            "brain_mr": KindSizes(sight_studies=8, sight_images=10, studies=4),
+            "radiograph": KindSizes(sight_studies=20, sight_images=1, studies=10),
+            "ct": KindSizes(sight_studies=6, sight_images=10, studies=3),
+            "pet": KindSizes(sight_studies=6, sight_images=10, studies=3),
+            "brain_mr": KindSizes(sight_studies=6, sight_images=10, studies=3),
         }
     )
     #: held-out studies are looked at every so many steps
-    validate_every: int = 50
+    validate_every: int = 100
     dense_weight: float = 1.0
     adapter_rank: int = 8
     adapter_questions: int = 6
     gradient_clip: float = 1.0
     #: bfloat16 arithmetic where autocast finds it safe
     is_bfloat16: bool = True
+    #: each with lessons of its own; a step learns from all of them
+    processes: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +118,14 @@ class Workbench:
     processor: ImageTextProcessor
     network: Qwen2VLForConditionalGeneration
     packers: dict[Kind, Packer]
+    #: what reads the image tokens as the vision tower gives them
     probes: dict[Kind, Probe]
+    #: what reads them inside the language model; volumes alone
+    study_probes: dict[Kind, StudyProbe]
     folder: Path
     #: it goes on from the weights of an earlier checkpoint
     is_warm: bool
+    process: Process = field(default_factory=Process)
 
     def batch_size(self, kind: Kind) -> int:
         return self.config.sizes[kind].studies
@@ -144,6 +151,11 @@ def set_up(config: TrainConfig, bank: Path, folder: Path, *, start: Path | None 
         name: Probe(kind.examiner.template, kind.token_grid(processor.block_px), config.model.width)
         for name, kind in kinds.items()
     }
+    study_probes = {
+        name: StudyProbe(kind.examiner.template, probes[name].grid, kind.images, config.model.width)
+        for name, kind in kinds.items()
+        if kind.pixels.slices
+    }
     _write_config(config, kinds, folder / CONFIG_FILE, start)
     return Workbench(
         config=config,
@@ -153,6 +165,7 @@ def set_up(config: TrainConfig, bank: Path, folder: Path, *, start: Path | None 
         network=network,
         packers=packers,
         probes=probes,
+        study_probes=study_probes,
         folder=folder,
         is_warm=start is not None,
     )
@@ -204,12 +217,14 @@ def train_stages(bench: Workbench, *, on_step: Callable[[str, int, float], None]
             for step, lesson in zip(steps, lessons, strict=True):
                 rate = _set_rates(optimisers, stage, step)
                 loss, figures = _losses(bench, lesson)
-                _descend(loss, optimisers, bench.config.gradient_clip)
+                _descend(bench, loss, optimisers)
+                on_step(name, step, loss.item())
+                if not bench.process.is_first:
+                    continue
                 row = {"stage": name, "step": step, "kind": lesson.kind, "rate": rate, **figures}
                 if step % bench.config.validate_every == bench.config.validate_every - 1:
                     row |= _validate(bench, number)
-                _log(bench.folder, row)
-                on_step(name, step, loss.item())
+                _log(bench, row)
                 if time.monotonic() - saved_at > save_every_s or step == stage.steps - 1:
                     _save(bench, number, step + 1, optimisers)
                     saved_at = time.monotonic()
@@ -220,7 +235,7 @@ def _fit_new_probes(bench: Workbench, on_step: Callable[[str, int, float], None]
     steps = probe_steps(bench.config.cycle)
     with ahead(partial(_draw, bench, STAGES.index("sight")), steps) as lessons:
         for number, (kind, loss) in enumerate(fit_probes(bench, lessons, len(steps))):
-            _log(bench.folder, {"stage": "probes", "step": number, "kind": kind, "dense": loss})
+            _log(bench, {"stage": "probes", "step": number, "kind": kind, "dense": loss})
             on_step("probes", number, loss)
 
 
@@ -230,7 +245,11 @@ def _trained_modules(bench: Workbench, stage: str) -> list[nn.Module]:
     visual = bench.network.model.visual
     visual.requires_grad_(stage != "stage2")
     visual.merger.requires_grad_(True)
-    return [bench.network, *(bench.probes.values() if stage != "stage2" else ())]
+    probes: dict[str, list[nn.Module]] = {
+        "sight": [*bench.probes.values()],
+        "stage1": [*bench.probes.values(), *bench.study_probes.values()],
+    }
+    return [bench.network, *probes.get(stage, ())]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,6 +261,8 @@ class Lesson:
     images: NDArray[np.uint8]
     #: None in stage 2
     dense: DenseTargets | None
+    #: of whole studies; stage 1 alone, volumes alone
+    study: StudyTargets | None
     #: per study; () in first sight
     questions: tuple[list[Question], ...]
 
@@ -251,7 +272,7 @@ def _draw(bench: Workbench, stage: int, step: int, *, is_held_out: bool = False)
     config = bench.config
     name = config.cycle[step % len(config.cycle)]
     kind = (bench.held_out if is_held_out else bench.kinds)[name]
-    rng = np.random.default_rng([config.seed, stage, int(is_held_out), step])
+    rng = np.random.default_rng(bench.process.seeds(config.seed, stage, int(is_held_out), step))
     is_sight = STAGES[stage] == "sight"
     sizes = config.sizes[name]
     studies = [kind.draw(rng) for _ in range(sizes.sight_studies if is_sight else sizes.studies)]
@@ -268,6 +289,9 @@ def _draw(bench: Workbench, stage: int, step: int, *, is_held_out: bool = False)
         kind=name,
         images=np.concatenate(images),
         dense=bench.probes[name].targets(truths) if STAGES[stage] != "stage2" else None,
+        study=bench.study_probes[name].targets([study.truth for study in studies])
+        if STAGES[stage] == "stage1" and name in bench.study_probes
+        else None,
         questions=() if is_sight else tuple(kind.draw_questions(study.truth, rng) for study in studies),
     )
 
@@ -280,9 +304,13 @@ def _losses(bench: Workbench, lesson: Lesson) -> tuple[Tensor, dict[str, float]]
         features = vision_features(bench.network, lesson.images)
         if lesson.questions:
             by_study = features.reshape(len(lesson.questions), -1, features.shape[-1])
-            answers, right = answers_loss(bench, lesson.kind, by_study, list(lesson.questions))
-            total = total + answers
-            figures |= {"loss": answers.item(), "right": right.item()}
+            answers = answers_loss(bench, lesson.kind, by_study, list(lesson.questions))
+            total = total + answers.loss
+            figures |= {"loss": answers.loss.item(), "right": answers.right.item()}
+            if lesson.study is not None:
+                study = bench.study_probes[lesson.kind].loss(answers.seen, lesson.study)
+                total = total + bench.config.dense_weight * study
+                figures["study"] = study.item()
     if lesson.dense is not None:
         dense = bench.probes[lesson.kind].loss(features, lesson.dense)
         total = total + bench.config.dense_weight * dense
@@ -307,20 +335,19 @@ def study_features(bench: Workbench, studies: list[Study]) -> Tensor:
     return features.reshape(len(studies), -1, features.shape[-1])
 
 
-def answers_loss(
-    bench: Workbench, kind: Kind, features: Tensor, questions: list[list[Question]]
-) -> tuple[Tensor, Tensor]:
-    """Loss of the answers and share of right tokens. features: (B, tokens, width), one row per study."""
+def answers_loss(bench: Workbench, kind: Kind, features: Tensor, questions: list[list[Question]]) -> Answers:
+    """How well the answers are told. features: (B, tokens, width), one row per study."""
     packer = bench.packers[kind]
     return answer_loss(bench.network, packer.head, features, packer.pack(questions))
 
 
-def _descend(total: Tensor, optimisers: list[torch.optim.Optimizer], clip: float) -> None:
+def _descend(bench: Workbench, total: Tensor, optimisers: list[torch.optim.Optimizer]) -> None:
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)
     total.backward()
     trained = [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(trained, clip)
+    bench.process.average_gradients(trained)
+    torch.nn.utils.clip_grad_norm_(trained, bench.config.gradient_clip)
     for optimiser in optimisers:
         optimiser.step()
 
@@ -367,6 +394,7 @@ def _save(bench: Workbench, stage: int, step: int, optimisers: list[torch.optim.
         "step": step,
         "network": bench.network.state_dict(),
         "probes": {name: probe.state_dict() for name, probe in bench.probes.items()},
+        "study_probes": {name: probe.state_dict() for name, probe in bench.study_probes.items()},
         "optimisers": [optimiser.state_dict() for optimiser in optimisers],
     }
     unfinished = bench.folder / (STATE_FILE + ".part")
@@ -383,6 +411,8 @@ def restore(bench: Workbench) -> tuple[int, int, list[dict[str, Any]]]:
     bench.network.load_state_dict(state["network"])
     for name, probe in bench.probes.items():
         probe.load_state_dict(state["probes"][name])
+    for name, study_probe in bench.study_probes.items():
+        study_probe.load_state_dict(state["study_probes"][name])
     return state["stage"], state["step"], state["optimisers"]
 
 
@@ -407,7 +437,8 @@ def train_adapters(
         lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_MODEL_TARGETS)
         adapted = with_adapter(network, lora, task.value)
         _train_adapter(bench, task, adapted, on_step)
-        _save_adapter(adapted, task, path)
+        if bench.process.is_first:
+            _save_adapter(adapted, task, path)
         adapted.unload()
 
 
@@ -421,7 +452,8 @@ def _train_adapter(
         _set_rates(optimisers, stage, step)
         name = cycle[step % len(cycle)]
         kind = bench.kinds[name]
-        rng = np.random.default_rng([bench.config.seed, len(STAGES) + list(Task).index(task), step])
+        stage_number = len(STAGES) + list(Task).index(task)
+        rng = np.random.default_rng(bench.process.seeds(bench.config.seed, stage_number, step))
         studies = [kind.draw(rng) for _ in range(bench.batch_size(name))]
         questions = [
             kind.draw_questions_of(task, study.truth, rng, bench.config.adapter_questions) for study in studies
@@ -429,10 +461,11 @@ def _train_adapter(
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bench.config.is_bfloat16):
             with torch.no_grad():
                 features = study_features(bench, studies)
-            loss, right = answers_loss(bench, name, features, questions)
-        _descend(loss, optimisers, bench.config.gradient_clip)
-        _log(bench.folder, {"stage": f"adapter {task}", "step": step, "loss": loss.item(), "right": right.item()})
-        on_step(f"adapter {task}", step, loss.item())
+            answers = answers_loss(bench, name, features, questions)
+        _descend(bench, answers.loss, optimisers)
+        figures = {"loss": answers.loss.item(), "right": answers.right.item()}
+        _log(bench, {"stage": f"adapter {task}", "step": step, **figures})
+        on_step(f"adapter {task}", step, answers.loss.item())
 
 
 def _save_adapter(adapted: PeftModel, task: Task, path: Path) -> None:
@@ -442,6 +475,8 @@ def _save_adapter(adapted: PeftModel, task: Task, path: Path) -> None:
         raise FileNotFoundError(path)
 
 
-def _log(folder: Path, row: dict[str, Any]) -> None:
-    with (folder / LOG_FILE).open("a", encoding="utf-8") as file:
+def _log(bench: Workbench, row: dict[str, Any]) -> None:
+    if not bench.process.is_first:
+        return
+    with (bench.folder / LOG_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -68,5 +68,6 @@ def fit_probes(bench: Workbench, lessons: Iterable[Lesson], count: int) -> Itera
         loss = bench.probes[lesson.kind].loss(features, lesson.dense)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        bench.process.average_gradients(weights)
         optimiser.step()
         yield lesson.kind, loss.item()

@@ -46,7 +46,7 @@ class BankConfig:
     radiograph_train: int = 1400
     radiograph_held_out: int = 100
     ct_train: int = 800
-    ct_held_out: int = 60
+    ct_held_out: int = 120
     pet_train: int = 400
     pet_held_out: int = 40
     brain_mr_train: int = 400

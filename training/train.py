@@ -83,8 +83,10 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     sight: StageConfig = StageConfig(steps=4200, learning_rate=8e-4, matrix_learning_rate=1.6e-3, final_share=0.02)
     # At more than a few hundredths of first sight's rates stage 1 undoes what first sight has learned.
-    stage1: StageConfig = StageConfig(steps=2200, learning_rate=1e-3, matrix_learning_rate=2e-3, vision_share=0.05)
-    stage2: StageConfig = StageConfig(steps=60, learning_rate=3e-4, matrix_learning_rate=5e-4, warm_up_steps=20)
+    stage1: StageConfig = StageConfig(
+        steps=400, learning_rate=1e-3, matrix_learning_rate=2e-3, final_share=1.0, vision_share=0.05
+    )
+    stage2: StageConfig = StageConfig(steps=2800, learning_rate=1e-3, matrix_learning_rate=2e-3, warm_up_steps=20)
     adapter: StageConfig = StageConfig(steps=40, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
     #: the kinds of study that the steps take in turn
     cycle: tuple[Kind, ...] = ("radiograph", "ct", "radiograph", "pet", "radiograph", "ct", "radiograph", "brain_mr")
@@ -120,7 +122,7 @@ class Workbench:
     packers: dict[Kind, Packer]
     #: what reads the image tokens as the vision tower gives them
     probes: dict[Kind, Probe]
-    #: what reads them inside the language model; volumes alone
+    #: what reads them inside the language model
     study_probes: dict[Kind, StudyProbe]
     folder: Path
     #: it goes on from the weights of an earlier checkpoint
@@ -152,9 +154,8 @@ def set_up(config: TrainConfig, bank: Path, folder: Path, *, start: Path | None 
         for name, kind in kinds.items()
     }
     study_probes = {
-        name: StudyProbe(kind.examiner.template, probes[name].grid, kind.images, config.model.width)
+        name: StudyProbe(kind.examiner, probes[name].grid, kind.images, config.model.width)
         for name, kind in kinds.items()
-        if kind.pixels.slices
     }
     _write_config(config, kinds, folder / CONFIG_FILE, start)
     return Workbench(
@@ -248,8 +249,9 @@ def _trained_modules(bench: Workbench, stage: str) -> list[nn.Module]:
     probes: dict[str, list[nn.Module]] = {
         "sight": [*bench.probes.values()],
         "stage1": [*bench.probes.values(), *bench.study_probes.values()],
+        "stage2": [*bench.study_probes.values()],
     }
-    return [bench.network, *probes.get(stage, ())]
+    return [bench.network, *probes[stage]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,7 +263,7 @@ class Lesson:
     images: NDArray[np.uint8]
     #: None in stage 2
     dense: DenseTargets | None
-    #: of whole studies; stage 1 alone, volumes alone
+    #: of whole studies; None in first sight
     study: StudyTargets | None
     #: per study; () in first sight
     questions: tuple[list[Question], ...]
@@ -289,9 +291,7 @@ def _draw(bench: Workbench, stage: int, step: int, *, is_held_out: bool = False)
         kind=name,
         images=np.concatenate(images),
         dense=bench.probes[name].targets(truths) if STAGES[stage] != "stage2" else None,
-        study=bench.study_probes[name].targets([study.truth for study in studies])
-        if STAGES[stage] == "stage1" and name in bench.study_probes
-        else None,
+        study=None if is_sight else bench.study_probes[name].targets([study.truth for study in studies]),
         questions=() if is_sight else tuple(kind.draw_questions(study.truth, rng) for study in studies),
     )
 

@@ -22,6 +22,7 @@ from training.chest_ct import CTPatient, draw_ct_patient
 from training.chest_radiographs import ProjectedFinding, ProjectedPatient, diaphragm_domes, project_patient
 from training.head_warping import HeadSampler
 from training.pet_patients import PetPatient, draw_pet_patient
+from training.processes import Process, run_in_processes
 from training.warping import Sampler
 
 Split = Literal["train", "held_out"]
@@ -47,9 +48,9 @@ class BankConfig:
     radiograph_held_out: int = 100
     ct_train: int = 800
     ct_held_out: int = 120
-    pet_train: int = 400
+    pet_train: int = 300
     pet_held_out: int = 40
-    brain_mr_train: int = 400
+    brain_mr_train: int = 300
     brain_mr_held_out: int = 40
     #: patients in one file
     shard: int = 20
@@ -73,25 +74,47 @@ def render_bank(
     load_head_sampler: Callable[[], HeadSampler],
     *,
     kinds: tuple[Kind, ...] = KINDS,
+    processes: int = 1,
     on_patient: Callable[[], None] = lambda: None,
 ) -> None:
     """Render every shard that is not there yet; `on_patient` is told about each patient, rendered or found."""
     folder.mkdir(parents=True, exist_ok=True)
     samplers = _Samplers(cache(load_sampler), cache(load_head_sampler))
-    for kind in kinds:
-        for split in reversed(SPLITS):
-            total = config.patients(kind, split)
-            for first in range(0, total, config.shard):
-                numbers = range(first, min(first + config.shard, total))
-                path = _shard_path(folder, kind, split, first)
-                if not path.exists():
-                    _render_shard(config, path, kind, split, numbers, samplers)
-                for _ in numbers:
+    shards = [shard for kind in kinds for split in reversed(SPLITS) for shard in _shards(config, folder, kind, split)]
+    missing = [shard for shard in shards if not shard.path.exists()]
+    told: set[Path] = set()
+
+    def tell() -> None:
+        for shard in shards:
+            if shard.path not in told and shard.path.exists():
+                told.add(shard.path)
+                for _ in shard.numbers:
                     on_patient()
 
+    def render(process: Process) -> None:
+        for shard in missing[process.number :: process.count]:
+            _render_shard(config, shard, samplers)
+            if process.is_first:
+                tell()
 
-def _shard_path(folder: Path, kind: Kind, split: Split, first: int) -> Path:
-    return folder / f"{kind}-{split}-{first:05d}.npz"
+    tell()
+    run_in_processes(processes, render)
+    tell()
+
+
+class _Shard(NamedTuple):
+    path: Path
+    kind: Kind
+    split: Split
+    numbers: range
+
+
+def _shards(config: BankConfig, folder: Path, kind: Kind, split: Split) -> list[_Shard]:
+    total = config.patients(kind, split)
+    return [
+        _Shard(folder / f"{kind}-{split}-{first:05d}.npz", kind, split, range(first, min(first + config.shard, total)))
+        for first in range(0, total, config.shard)
+    ]
 
 
 class _Samplers(NamedTuple):
@@ -112,16 +135,15 @@ class _Samplers(NamedTuple):
                 return draw_brain_patient(self.head(), rng)
 
 
-def _render_shard(
-    config: BankConfig, path: Path, kind: Kind, split: Split, numbers: range, samplers: _Samplers
-) -> None:
+def _render_shard(config: BankConfig, shard: _Shard, samplers: _Samplers) -> None:
     arrays: dict[str, Any] = {}
-    for number in numbers:
-        rng = np.random.default_rng([config.seed, KINDS.index(kind), SPLITS.index(split), number])
-        arrays |= {f"{number}/{name}": value for name, value in _to_arrays(samplers.draw(kind, rng)).items()}
-    unfinished = path.with_suffix(".tmp.npz")
+    for number in shard.numbers:
+        rng = np.random.default_rng([config.seed, KINDS.index(shard.kind), SPLITS.index(shard.split), number])
+        record = _to_arrays(samplers.draw(shard.kind, rng))
+        arrays |= {f"{number}/{name}": value for name, value in record.items()}
+    unfinished = shard.path.with_suffix(".tmp.npz")
     np.savez(unfinished, **arrays)
-    unfinished.replace(path)
+    unfinished.replace(shard.path)
 
 
 def _to_arrays(record: Patient) -> dict[str, Any]:

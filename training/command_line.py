@@ -116,6 +116,7 @@ def tiny_config() -> TrainConfig:
 @app.command()
 def bank(runs: Runs = _RUNS, tiny: Tiny = False) -> None:
     """Render the simulated patients that are not in the bank yet."""
+    torch.set_num_threads(1)
     config = _config(tiny)
     total = sum(config.bank.patients(kind, split) for kind in KINDS for split in SPLITS)
     with _progress("patients", total) as step:
@@ -124,6 +125,7 @@ def bank(runs: Runs = _RUNS, tiny: Tiny = False) -> None:
             _bank_folder(runs, tiny),
             lambda: Sampler(load_anatomy()),
             lambda: HeadSampler(load_head()),
+            processes=config.processes,
             on_patient=lambda: step(""),
         )
 

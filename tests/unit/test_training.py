@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from tests.unit.test_training_brain_mr import _phantom as _head
 from training.anatomy import Anatomy, distance_from_chest_wall
-from training.bank import BankConfig, load_radiographs, render_bank
+from training.bank import BankConfig, load_cts, load_radiographs, render_bank
 from training.chest_radiographs import GRID_SHAPE_ZYX, diaphragm_domes, project_patient
 from training.command_line import tiny_config
 from training.devices import Chest, draw_devices
@@ -191,6 +191,25 @@ def test_the_bank_gives_back_what_was_rendered(bank, anatomy):
     np.testing.assert_array_equal(first.findings[1].delta, again.findings[1].delta)
     assert first.landmarks_xy == again.landmarks_xy
     assert first.findings[1].side == again.findings[1].side
+
+
+def test_two_processes_render_what_one_does_and_tell_of_every_patient(anatomy, tmp_path):
+    config = BankConfig(ct_train=3, ct_held_out=1, shard=1)
+    told = []
+    for processes in (1, 2, 2):  # the last finds everything done
+        render_bank(
+            config,
+            tmp_path / str(processes),
+            lambda: Sampler(anatomy),
+            lambda: HeadSampler(_head()),
+            kinds=("ct",),
+            processes=processes,
+            on_patient=lambda: told.append(1),
+        )
+    alone, together = load_cts(tmp_path / "1", "train"), load_cts(tmp_path / "2", "train")
+    assert len(told) == 3 * 4
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.hu, other.hu)
 
 
 # --- questions ---------------------------------------------------------------------------------------------------

@@ -81,12 +81,12 @@ class TrainConfig:
     seed: int = 1
     bank: BankConfig = field(default_factory=BankConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    sight: StageConfig = StageConfig(steps=4200, learning_rate=8e-4, matrix_learning_rate=1.6e-3, final_share=0.02)
+    sight: StageConfig = StageConfig(steps=2800, learning_rate=8e-4, matrix_learning_rate=1.6e-3, final_share=0.02)
     # At more than a few hundredths of first sight's rates stage 1 undoes what first sight has learned.
     stage1: StageConfig = StageConfig(
         steps=400, learning_rate=1e-3, matrix_learning_rate=2e-3, final_share=1.0, vision_share=0.05
     )
-    stage2: StageConfig = StageConfig(steps=2800, learning_rate=1e-3, matrix_learning_rate=2e-3, warm_up_steps=20)
+    stage2: StageConfig = StageConfig(steps=3200, learning_rate=1e-3, matrix_learning_rate=2e-3, warm_up_steps=20)
     adapter: StageConfig = StageConfig(steps=40, learning_rate=1e-3, matrix_learning_rate=0.0, warm_up_steps=5)
     #: the kinds of study that the steps take in turn
     cycle: tuple[Kind, ...] = ("radiograph", "ct", "radiograph", "pet", "radiograph", "ct", "radiograph", "brain_mr")
